@@ -57,7 +57,7 @@ def diff(
 
     A side is a path, an open Trace, or a dict of arrays (of NumPy, torch or another library) under the names that ``Trace.write`` takes,
     with the prompt's ids under ``"tokens"``, where they are known. ``names`` are rules for arrays that are called otherwise, as of
-    ``Trace.open``, or a mapping of their expressions to places.
+    ``Trace.open``, a mapping of their expressions to places, or the path of a file of rules.
 
     ``model_a`` and ``model_b`` are the models of one side each, in place of ``model``: two files of one model, such as a
     checkpoint and its quantised GGUF file. Each side is then replayed by its own, and what the weights of the two make the

@@ -143,7 +143,7 @@ def _dump(path: Path) -> dict[str, Any]:
         found = survey_names(arrays)
     shapes = {one.pattern: " or ".join("x".join(map(str, shape)) or "one number" for shape in one.shapes[:_SHAPES]) for one in found}
     return {
-        "kind": "arrays, none of which is called as a stage is: rules (--map) say where they belong",
+        "kind": "arrays, none of which is called as a stage is: rules (--map, or --map @FILE for a file of them) say where they belong",
         "arrays": {one.pattern: f"{one.count} of {shapes[one.pattern]}{f' ({one.remark})' if one.remark else ''}" for one in found},
         "rules that their names suggest": {f"--map '{one.rule}'": one.pattern for one in found if one.rule is not None},
     }

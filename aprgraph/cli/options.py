@@ -62,10 +62,11 @@ Map = Annotated[
     list[str] | None,
     typer.Option(
         "--map",
-        metavar="REGEX=PLACE",
+        metavar="REGEX=PLACE|@FILE",
         help=r"Where arrays of .npz, .npy, .pt and .safetensors files belong that are not called as stages are, such as "
         r"'layers\.(\d+)\.mlp=ffn_out'. The name has to match from its beginning, or from a dot or slash, to its end. The place of "
-        "q alone is qkv_matmul[q], and `ignore` is that of what to leave out. Repeatable.",
+        "q alone is qkv_matmul[q], and `ignore` is that of what to leave out. @FILE takes the rules of a "
+        "file, one a line, # before comments. Repeatable.",
         show_default=False,
     ),
 ]

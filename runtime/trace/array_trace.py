@@ -162,7 +162,8 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict
         first = next((_unread(name).sentence for name in arrays if name not in (*left_out, *TOKENS)), None)
         weights = " (they seem to be a model's weights)" if any(name.endswith(".weight") for name in arrays) else ""
         which = "its one array is not" if len(arrays) == 1 else f"none of its {counted(len(arrays), 'array')} is"
-        none = f"{which} called as a stage is{weights}"
+        unmatched = ", and no rule gives a place" if names.rules else ""
+        none = f"{which} called as a stage is{weights}{unmatched}"
         held = "holds no arrays" if not arrays else "all of its arrays are left out" if first is None else f"{none}; {first}"
         advice: tuple[str | Argument, ...] = ()
         if arrays and not weights and first is not None and is_array_file(where):

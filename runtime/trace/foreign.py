@@ -19,6 +19,7 @@ from aprgraph.runtime.trace.unread_files import list_folder
 from aprgraph.runtime.trace.without_manifest import is_place_of_stage
 
 if TYPE_CHECKING:
+    from aprgraph.runtime.trace.name_map import NameMap
     from aprgraph.runtime.trace.reader import Trace
 
 #: What sentences call arrays that no file holds.
@@ -27,16 +28,16 @@ ARRAYS = "arrays"
 _OTHERS = (MANIFEST, MARKER, "artifact.json", "repro.py", "config.json")
 
 
-def open_foreign(path: Path, names: NameRules = ()) -> Trace | None:
+def open_foreign(path: Path, names: NameMap | None = None) -> Trace | None:
     """What is at ``path`` as a trace; None for trace directories, APRT files and what is nothing of the kind. Raises TraceError.
 
-    ``names`` are the rules of a NameMap, for arrays.
+    ``names`` are for arrays.
     """
     if holds_arrays(path):
         from aprgraph.runtime.trace.array_trace import ArrayTrace  # noqa: PLC0415 -- it is not needed for others
         from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415
 
-        rules = NameMap(names)
+        rules = names or NameMap()
         if not path.is_dir():
             return ArrayTrace(path, open_array_file(path), rules)
         arrays, strangers = open_array_folder(path)
@@ -73,24 +74,28 @@ def open_with_names(places: Sequence[Path | Mapping[Any, Any]], names: NameRules
 
     ``names`` are the rules of a NameMap. Raises TraceError for what cannot be read, and for names that are of no array.
     """
-    opened = [_open_arrays(one, names) if isinstance(one, Mapping) else open_foreign(one, names) or one for one in places]
+    rules = None
     if names:
+        from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415 -- it is not needed for others
+
+        rules = NameMap(names)
+    opened = [_open_arrays(one, rules) if isinstance(one, Mapping) else open_foreign(one, rules) or one for one in places]
+    if rules is not None:
         from aprgraph.runtime.trace.array_trace import ArrayTrace  # noqa: PLC0415
-        from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415
 
         dumps = [one for one in opened if isinstance(one, ArrayTrace)]
         if not dumps:
             one, is_no = " and ".join(map(str, opened)), "are no such" if len(opened) > 1 else "is no such"
             raise TraceError(NAMES, f" names arrays of .npz, .npy, .pt and .safetensors files; {one} {is_no}: leave it out")
-        NameMap(names).check_used([(str(dump.directory), dump.names) for dump in dumps])
+        dumps[0].read_as += rules.check_used([(str(dump.directory), dump.names) for dump in dumps])
     return opened
 
 
-def _open_arrays(arrays: Mapping[Any, Any], names: NameRules) -> Trace:
+def _open_arrays(arrays: Mapping[Any, Any], names: NameMap | None) -> Trace:
     from aprgraph.runtime.trace.array_trace import ArrayTrace, by_name  # noqa: PLC0415
     from aprgraph.runtime.trace.name_map import NameMap  # noqa: PLC0415
 
-    return ArrayTrace(Path(ARRAYS), by_name(ARRAYS, arrays), NameMap(names))
+    return ArrayTrace(Path(ARRAYS), by_name(ARRAYS, arrays), names or NameMap())
 
 
 def _is_aprt(path: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from aprgraph.graph.arguments import LAYERS, TAPS
@@ -13,8 +14,9 @@ from aprgraph.graph.words import listed
 from aprgraph.runtime.place import Place
 
 _NAMED = 3
-#: Where arrays of other names belong: rules ``REGEX=PLACE``, or a mapping of regular expressions to places (name_map.py).
-NameRules: TypeAlias = Sequence[str] | Mapping[str, str]
+#: Where arrays of other names belong: rules ``REGEX=PLACE``, a mapping of regular expressions to places, or the path of a file of rules
+#: (name_map.py, rule_files.py).
+NameRules: TypeAlias = Sequence[str] | Mapping[str, str] | Path
 
 
 def find_place(key: object) -> Place | None:

@@ -76,6 +76,7 @@ class Trace(Shown):
         a tree of one folder a position as `apr parity --per-op` leaves it, or the logits of llama.cpp's
         `llama-debug --save-logits`. ``names`` tell of arrays that are not called as stages are where they belong:
         ``r"layers\.(\d+)\.mlp=layer\1.ffn_out"``, or that they are to be left out: ``r"debug\..*=ignore"`` (see NameMap).
+        The path of a file stands for the rules in it, one a line.
         """
         from aprgraph.runtime.trace.foreign import open_with_names  # noqa: PLC0415 -- it needs this module
 

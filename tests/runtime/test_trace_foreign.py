@@ -282,6 +282,44 @@ def test_a_map_without_arrays(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.contract("CAPTURE-FILES-2")
+def test_a_file_of_rules(tmp_path: Path) -> None:
+    """It does what the rules do one by one; what it holds beyond them is said."""
+    ours = save(tmp_path / "a.npz", {"layer0.ffn_out": OUT, "layer0.attn_norm": NORM})
+    theirs = save(tmp_path / "b.npz", {"model.layers.0.mlp": OUT, "norm": NORM, "x.debug": OUT})
+    rules = tmp_path / "rules.txt"
+    rules.write_text(
+        f"\ufeff# an engine's\r\n  {MLP}  \r\n\r\nnorm=layer0.attn_norm\r\n.*debug=ignore\r\nother=lm_head\r\n", encoding="utf-8"
+    )
+    result = run_cli("diff", ours, theirs, "--map", f"@{rules}")
+    assert result.code == 0
+    assert f"1 of the 4 rules of {rules} match no array: line 6 'other=lm_head'\n" in result.out
+    for names in (rules, str(rules), [MLP, "norm=layer0.attn_norm", ".*debug=ignore"]):
+        trace = Trace.open(theirs, names=names)
+        assert ([entry.label for entry in trace], trace.left_out) == (["layer 0 attn_norm", "layer 0 ffn_out"], ("x.debug",))
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+@pytest.mark.parametrize(("content", "message"), [
+    (b"norm=layer0.attn_norm\n\nx", "--map 'x' in {file}, line 3: expected REGEX=PLACE"),
+    (b"'norm=layer0.attn_norm'", "line 1: in a file a rule stands without quotes"),
+    (b"norm=layer0.attn_normm", "--map 'norm=layer0.attn_normm' in {file}, line 1 makes that of 'norm'"),
+    (b"# nothing\n", "--map @{file}: {file} holds no rule; expected REGEX=PLACE, one a line"),
+    (b"a=lm_head\nb=lm_head\n", "--map @{file}: none of its 2 rules matches an array"),
+    (b"\xff\xfe\x80", "{file} is no text in UTF-8"),
+    (None, "is not there (did you mean 'rules.txt'?)"),
+])  # fmt: skip
+def test_bad_files_of_rules(tmp_path: Path, content: bytes | None, message: str) -> None:
+    path = save(tmp_path / "a.npz", {"layer0.ffn_out": OUT, "norm": NORM})
+    file = tmp_path / "rules.txt"
+    file.write_bytes(content or b"")
+    given = file if content is not None else tmp_path / "rule.txt"
+    assert message.format(file=file) in fails("inspect", path, "--map", f"@{given}")
+    assert f"a file of rules is @{file}" in fails("inspect", path, "--map", file)
+    with pytest.raises(TraceError, match="a rule goes into a list"):
+        Trace.open(path, names="norm=layer0.attn_norm")
+
+
 def test_what_a_rule_matches() -> None:
     names = NameMap([r"mlp=layer0.ffn_out"])
     assert [name for name in ("mlp", "a.mlp", "a/mlp", "a_mlp", "mlp.0", "amlp", "a.mlp.b") if names.place_of("", name)] == [

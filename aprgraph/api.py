@@ -21,6 +21,7 @@ from aprgraph.graph.layer_split import LayerRange, parse_split, split_of_model
 from aprgraph.graph.metadata import Scalar
 from aprgraph.graph.model import Model, load_model
 from aprgraph.graph.model_graph import build_graph
+from aprgraph.graph.passes.insert_taps import stages_in
 from aprgraph.graph.shown import Shown
 from aprgraph.graph.sources.whole_digest import whole_digest
 from aprgraph.graph.tap_plan import Plan, parse_plan, parse_steps
@@ -263,7 +264,7 @@ class CompiledModel(Shown):
         alone. ``on_entry`` is called with each tensor's entry as it is written; without it, where somebody watches, a line says which was
         written last, and ``progress`` False shows nothing. Raises AprgraphError.
         """
-        plan = parse_plan(taps, layers)
+        plan = parse_plan(taps, layers, lambda: stages_in(self.artifact.graph))
         options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic, fingerprint)
         run = self.plan(plan, self._input(prompt, tokens), options)
         place = Path(directory) if directory is not None else self.default_trace_directory

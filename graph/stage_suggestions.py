@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME
@@ -136,6 +137,12 @@ def did_you_mean(name: str) -> str:
     """`` (did you mean 'ffn_swigl'?)``, for an error about an unknown stage; empty if nothing is near."""
     near = nearest_stage(name)
     return "" if near in (None, name) else f" (did you mean {near!r}?)"
+
+
+def nearest_first(names: Sequence[str], stages: Iterable[str]) -> list[str]:
+    """``stages``, those first that one of ``names`` stands for, then those that have it in their name."""
+    near, plain = {nearest_stage(name) for name in names}, [_plain(name) for name in names]
+    return sorted(stages, key=lambda stage: 0 if stage in near else 1 if any(word and word in stage for word in plain) else 2)
 
 
 def _plain(name: str) -> str:

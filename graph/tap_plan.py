@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from aprgraph.graph.arguments import LAYERS, STEPS, TAPS, Argument
-from aprgraph.graph.errors import PlanError, shown
-from aprgraph.graph.stage_suggestions import did_you_mean
+from aprgraph.graph.errors import AprgraphError, PlanError, shown
+from aprgraph.graph.stage_suggestions import did_you_mean, nearest_first, nearest_stage
 from aprgraph.graph.stages import APR_STAGES, STAGE_ALIASES, STAGE_BY_NAME, STAGES
 
 #: The words for every stage, and for those of them that `apr trace` saves.
@@ -62,8 +63,7 @@ class Plan:
         """
         for pattern in self.patterns:
             if not any(stage in there for stage in _matching(pattern)):
-                own = ", ".join(stage for stage in STAGE_BY_NAME if stage in there)
-                raise PlanError(TAPS, f": no stage of this model matches {shown(pattern)}; its stages are: {own}")
+                raise PlanError(TAPS, f": no stage of this model matches {shown(pattern)}; {listing([pattern], there)}")
         if self.layers.stop == OPEN_END and self.layers.start >= layers and self.selects_layers:
             given = f"{self.layers.start}.."
             raise PlanError(LAYERS.given(given, repr(given)), f": the model has the layers 0 to {layers - 1}; begin at one of them")
@@ -85,34 +85,33 @@ class Plan:
         return APR if self.stages == APR_STAGES else ALL
 
 
-def parse_taps(text: str) -> Plan:
+def parse_taps(text: str, stages: Callable[[], Collection[str]] | None = None) -> Plan:
     """Parse taps: a comma list of stage names and of patterns such as ``attn_*``, or ``all``, or ``apr`` for the stages that
     `apr trace` saves; case and blanks around names do not matter.
 
     Returns the plan for the first layer. Raises PlanError for an empty or unknown name, and for a pattern that nothing matches,
-    listing the valid ones.
+    listing the valid ones: those of the model, where ``stages`` gives them.
     """
-    valid = ", ".join(stage.name for stage in STAGES)
     names = [name.strip().lower() for name in text.split(",")]
     if names in ([ALL], [APR]):
         return Plan(APR_STAGES if names == [APR] else tuple(stage.name for stage in STAGES), everything=True)
     if "" in names:
-        raise PlanError(TAPS.given(shown(text)), f": empty stage name; expected a comma list of stage names, or 'all'. Stages: {valid}")
+        expected = "expected a comma list of stage names, or 'all'"
+        raise PlanError(TAPS.given(shown(text)), f": empty stage name; {expected}; {_valid([], _of_model(stages))}")
     chosen: set[str] = set()
     matched: set[str] = set()
     for name in names:
         canonical = STAGE_ALIASES.get(name, name)
         if name in (ALL, APR):
-            raise PlanError(
-                TAPS.given(shown(text)), f": '{name}' stands alone; drop the other names, or list stages by name. Stages: {valid}"
-            )
+            alone = f"'{name}' stands alone; drop the other names, or list stages by name"
+            raise PlanError(TAPS.given(shown(text)), f": {alone}; {_valid([], _of_model(stages))}")
         if _WILD.search(name):
             found = _matching(name)
             if not found:
-                raise PlanError(TAPS, f": no stage matches {shown(name)}; the stages are: {valid}")
+                raise PlanError(TAPS, f": no stage matches {shown(name)}; {_valid([name], _of_model(stages))}")
             matched |= found
         elif canonical not in STAGE_BY_NAME:
-            raise PlanError(TAPS, f": unknown stage {shown(name)}{did_you_mean(name)}; expected one of: {valid}, or 'all'")
+            raise PlanError(TAPS, f": unknown stage {_unknown(name, _of_model(stages))}, or 'all'")
         else:
             chosen.add(canonical)
     return Plan(
@@ -120,6 +119,33 @@ def parse_taps(text: str) -> Plan:
         patterns=tuple(name for name in names if _WILD.search(name)),
         optional=frozenset(matched - chosen),
     )
+
+
+def listing(names: Sequence[str], there: Collection[str]) -> str:
+    """``its stages are: …``, of a model that has the stages ``there``, the nearest to ``names`` first."""
+    return f"its stages are: {', '.join(nearest_first(names, (stage for stage in STAGE_BY_NAME if stage in there)))}"
+
+
+def _valid(names: Sequence[str], there: Collection[str] | None) -> str:
+    """Which stages there are: ``there`` in the model, or, where it is not known, those of all families."""
+    if there is None:
+        return f"the stages are: {', '.join(nearest_first(names, STAGE_BY_NAME))}"
+    return f"this model's {listing(names, there).removeprefix('its ')}"
+
+
+def _of_model(stages: Callable[[], Collection[str]] | None) -> Collection[str] | None:
+    """The stages of the model; None where it is not known, or cannot be opened, which is said next."""
+    if stages is not None:
+        with contextlib.suppress(AprgraphError):
+            return stages()
+    return None
+
+
+def _unknown(name: str, there: Collection[str] | None) -> str:
+    """A name that no stage has, what may be meant by it, and what there is."""
+    near = nearest_stage(name)
+    meant = did_you_mean(name) if there is None or near is None or near in there else f" ({near!r} is not in this model)"
+    return f"{shown(name)}{meant}; {_valid([name], there)}"
 
 
 def _matching(pattern: str) -> set[str]:
@@ -173,7 +199,10 @@ def parse_steps(text: str) -> range:
     return parse_range(text, STEPS, "step", "such as 0..3 for the prompt and two generated tokens")
 
 
-def parse_plan(taps: str | None, layers: str = "0..1") -> Plan:
-    """Parse both options into a Plan; ``taps`` None means that nothing is saved. Raises PlanError."""
+def parse_plan(taps: str | None, layers: str = "0..1", stages: Callable[[], Collection[str]] | None = None) -> Plan:
+    """Parse both options into a Plan; ``taps`` None means that nothing is saved. Raises PlanError.
+
+    ``stages`` gives those of the model, for a message; it is called only then.
+    """
     layer_range = parse_layers(layers)
-    return replace(Plan() if taps is None else parse_taps(taps), layers=layer_range)
+    return replace(Plan() if taps is None else parse_taps(taps, stages), layers=layer_range)

@@ -39,15 +39,15 @@ from aprgraph.cli.run_options import (
     Tokens,
     TokensFile,
 )
-from aprgraph.cli.run_source import compile_source, open_source
+from aprgraph.cli.run_source import compile_source, open_source, stages_of
 from aprgraph.cli.verbosity import Quiet, Verbose, explain, is_quiet
 from aprgraph.cli.write_errors import written_by
 from aprgraph.graph.words import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from aprgraph.api import CompiledModel, RunOptions, RunPlan
+    from aprgraph.api import CompiledModel, LoadedModel, RunOptions, RunPlan
     from aprgraph.cli.generated_text import GeneratedText
     from aprgraph.graph.layer_split import LayerRange
     from aprgraph.graph.tap_plan import Plan
@@ -116,7 +116,8 @@ def run(
     )
     # An artifact first, since it may declare stages of its own, which the taps name.
     artifact = open_it() if source is None or source.is_dir() else None
-    plan = _plan("apr" if apr and taps is None else taps, FIRST_LAYER if layers is None else layers, saves=stats_only or output is not None)
+    wanted = "apr" if apr and taps is None else taps, FIRST_LAYER if layers is None else layers
+    plan = _plan(*wanted, lambda: artifact or open_it(), saves=stats_only or output is not None)
     if plan.is_empty:
         _say_idle(context)
     options = _options(positions, max_tokens, steps, prefill_chunk, arithmetic, fingerprint)
@@ -150,12 +151,14 @@ def run(
         say_ended_at_once(compiled.model, generated, is_next=not max_tokens)
 
 
-def _plan(taps: str | None, layers: str, *, saves: bool) -> Plan:
-    """What to record; ``saves``: an option is given that is for what is recorded. Raises PlanError."""
+def _plan(taps: str | None, layers: str, opened: Callable[[], CompiledModel | LoadedModel], *, saves: bool) -> Plan:
+    """What to record; ``opened`` opens the model, to say which stages it has where one is unknown, and ``saves`` says that an option
+    is given that is for what is recorded. Raises PlanError.
+    """
     from aprgraph.graph.errors import PlanError  # noqa: PLC0415
     from aprgraph.graph.tap_plan import parse_plan  # noqa: PLC0415
 
-    plan = parse_plan(taps, layers)
+    plan = parse_plan(taps, layers, lambda: stages_of(opened()))
     if plan.is_empty and saves:
         raise PlanError("nothing is saved without --taps; add --taps LIST or --taps all")
     return plan

@@ -75,3 +75,11 @@ def compile_source(
         find_gpu(load_driver(), gpu)
     with spinner(f"compiling {opened.model.path.name}"):
         return opened.compile_cached(target or "llvm", on_notice=print_notice, progress=False, arithmetic=arithmetic or PLAIN)
+
+
+def stages_of(opened: CompiledModel | LoadedModel) -> frozenset[str]:
+    """The stages that the model has. Raises AprgraphError."""
+    from aprgraph.api import CompiledModel  # noqa: PLC0415
+    from aprgraph.graph.passes.insert_taps import stages_in  # noqa: PLC0415
+
+    return stages_in(opened.artifact.graph if isinstance(opened, CompiledModel) else opened.graph)

@@ -12,6 +12,7 @@ from aprgraph.codegen.cpu.levels import find_cpu
 from aprgraph.graph.errors import AprgraphError, PlanError
 from aprgraph.graph.families.registry import own_sources
 from aprgraph.graph.metadata import parse_overrides
+from aprgraph.graph.passes.insert_taps import stages_in
 from aprgraph.graph.tap_plan import parse_plan, parse_steps
 from aprgraph.runs.plan import RunOptions
 from aprgraph.sweep.cells import Group, ModelOf, PairCell, RunCell, group_cells
@@ -128,8 +129,10 @@ def _check(matrix: Matrix, loaded: dict[tuple[str, str], tuple[LoadedModel, Mode
             longest[key] = run
     for (model, variant, arithmetic), run in longest.items():
         options = RunOptions(asked.positions, asked.max_tokens, parse_steps(asked.steps), asked.prefill_chunk, arithmetic)
+        opened = loaded[model, variant][0]
         try:
-            planned = loaded[model, variant][0].plan(parse_plan(asked.taps, asked.layers), run.cell.tokens, options)
+            taps = parse_plan(asked.taps, asked.layers, lambda opened=opened: stages_in(opened.graph))  # type: ignore[misc]
+            planned = opened.plan(taps, run.cell.tokens, options)
         except AprgraphError as error:
             raise PlanError(f"{matrix.path}: {run.at.prompt} on {model}, {variant}: ", error.message) from None
         if planned.plan.is_empty:

@@ -10,8 +10,7 @@ from aprgraph.graph.arguments import LAYERS, TAPS
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import is_tap
-from aprgraph.graph.stages import STAGE_BY_NAME
-from aprgraph.graph.tap_plan import Plan, range_text
+from aprgraph.graph.tap_plan import Plan, listing, range_text
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,11 @@ class InsertTaps:
         return result
 
 
+def stages_in(graph: Graph) -> frozenset[str]:
+    """The stages that a graph has, taps or not."""
+    return frozenset(node.stage for node in graph.staged() if node.stage is not None)
+
+
 def layer_count(staged: Iterable[Node]) -> int:
     """How many layers there are, by the stages of a graph."""
     return 1 + max((node.layer for node in staged if node.layer is not None), default=-1)
@@ -51,13 +55,12 @@ def layer_count(staged: Iterable[Node]) -> int:
 
 def _check(plan: Plan, staged: list[Node]) -> None:
     stages, span = ",".join(plan.stages), range_text(plan.layers)
-    there = {node.stage for node in staged}
+    there = {node.stage for node in staged if node.stage is not None}
     layers = layer_count(staged)
     if not plan.everything:
         missing = [stage for stage in plan.stages if stage not in there]
         if missing:
-            own = ", ".join(stage for stage in STAGE_BY_NAME if stage in there)
-            raise PlanError(TAPS, f": this model has no stage {', '.join(missing)}; its stages are: {own}")
+            raise PlanError(TAPS, f": this model has no stage {', '.join(missing)}; {listing(missing, there)}")
     if plan.layers.stop > layers and plan.selects_layers:
         raise PlanError(
             LAYERS.given(span, repr(span)), f": the model has {layers} layers, expected END of at most {layers} (END is exclusive)"

@@ -29,21 +29,28 @@ def common(tiny: CompiledModel) -> tuple[object, ...]:
     return (tiny.artifact.directory, "--tokens", "1,2,3")
 
 
-# -- plans, checked before a model is opened ----------------------------------------------------------------------------
+# -- plans --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("taps", "expected"), [
-    ("nonsense", "--taps: unknown stage 'nonsense'; expected one of: embedding, embedding_norm, altup_embedding, "),
-    ("ffn_up,,ffn_out", "--taps 'ffn_up,,ffn_out': empty stage name; expected a comma list of stage names, or 'all'."),
+    ("nonsense", "--taps: unknown stage 'nonsense'; this model's stages are: embedding, attn_norm, "),
+    ("ffn_up,,ffn_out", "--taps 'ffn_up,,ffn_out': empty stage name; expected a comma list of stage names, or 'all'; this model's stages are: "),
     ("", "empty stage name"),
     (",", "empty stage name"),
     ("all,ffn_up", "'all' stands alone"),
-    ("ffn up", "unknown stage 'ffn up'"),
+    ("ffn up", "unknown stage 'ffn up' (did you mean 'ffn_up'?); this model's stages are: ffn_up, embedding"),
+    ("rope", "unknown stage 'rope'; this model's stages are: q_post_rope, k_post_rope, embedding"),
+    ("moe_routr", "unknown stage 'moe_routr' ('moe_router' is not in this model); this model's stages are: embedding"),
 ])  # fmt: skip
-def test_taps(taps: str, expected: str, here: Path) -> None:
-    message = fails("run", "no.gguf", "--taps", taps)
+def test_taps(taps: str, expected: str, common: tuple[object, ...], tiny: CompiledModel, here: Path) -> None:
+    """What there is, is what this model has; of a model that is not there, what all have."""
+    message = fails("run", *common, "--taps", taps)
     assert expected in message
-    assert all(stage.name in message for stage in STAGES)
+    own = {node.stage for node in tiny.artifact.graph.staged()}
+    listed = message.partition("stages are: ")[2].removesuffix(", or 'all'").split(", ")
+    assert set(listed) == own
+    everywhere = fails("run", "no.gguf", "--taps", taps)
+    assert all(stage.name in everywhere for stage in STAGES)
     assert files_under(here) == {}
 
 

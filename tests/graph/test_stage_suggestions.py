@@ -46,5 +46,7 @@ def test_a_part_of_a_stage_is_said_to_be_one() -> None:
 def test_the_question_is_asked_where_there_is_an_answer() -> None:
     assert did_you_mean("ffn_swiglu") == " (did you mean 'ffn_swigl'?)"
     assert did_you_mean("mystery") == did_you_mean("ffn_gate") == ""
-    with pytest.raises(PlanError, match=r"taps=: unknown stage 'o_proj' \(did you mean 'attn_out'\?\); expected one of: embedding, "):
+    with pytest.raises(
+        PlanError, match=r"taps=: unknown stage 'o_proj' \(did you mean 'attn_out'\?\); the stages are: attn_out, embedding, "
+    ):
         parse_taps("attn_norm,o_proj")

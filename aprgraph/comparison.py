@@ -13,7 +13,7 @@ from aprgraph.graph.errors import ComparisonError
 from aprgraph.progress import progress_line
 from aprgraph.runtime.comparison import Comparison
 from aprgraph.runtime.diff import diff as _diff
-from aprgraph.runtime.diff.sources import open_foreign_sides, open_pair, open_source
+from aprgraph.runtime.diff.sources import open_audited, open_foreign_sides, open_pair, open_source
 
 if TYPE_CHECKING:  # two traces are compared without what loads, compiles and replays a model
     from aprgraph.api import CompiledModel, LoadedModel
@@ -122,7 +122,7 @@ def audit(
     """
     from aprgraph.runtime.blame import audit as _audit  # noqa: PLC0415
 
-    opened = open_source(*open_foreign_sides([trace], names))
+    opened = open_audited(trace, names, model)
     loaded = load_model_of([opened], _model_or_path(model))
     with progress_line(_is_shown(progress), "replaying in float64") as say, workers_or_none(workers, executor) as where:
         return _audit(

@@ -98,7 +98,7 @@ def audit(
     from aprgraph.graph.errors import ComparisonError  # noqa: PLC0415
     from aprgraph.graph.metadata import parse_overrides  # noqa: PLC0415
     from aprgraph.runtime.blame.chosen_arithmetic import FIND  # noqa: PLC0415
-    from aprgraph.runtime.diff.sources import open_foreign_sides, open_source  # noqa: PLC0415
+    from aprgraph.runtime.diff.sources import open_audited  # noqa: PLC0415
     from aprgraph.runtime.tokens import parse_tokens  # noqa: PLC0415
 
     if arithmetic is not None and explain_arithmetic:
@@ -107,7 +107,7 @@ def audit(
     check_page(html)
     check_repro(repro)
     ids = None if tokens is None else parse_tokens(tokens)
-    opened = open_source(*open_foreign_sides([trace], names or []))
+    opened = open_audited(trace, names or [], model)
     recorded: Overrides = {}
     if model is None:
         model, recorded = model_of_manifest(opened, str(trace), None)

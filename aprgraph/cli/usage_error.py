@@ -66,6 +66,8 @@ def _said(message: str, parser: Any, commands: Mapping[str, Any]) -> str:
         said = re.sub(f"^{pattern}$", words, said)
     if said.endswith(_TOO_MUCH) and getattr(parser, "name", None) == "run":
         said += "; a prompt goes behind --prompt"
+    elif said.endswith(_TOO_MUCH) and "--model" in options:
+        said += "; a model goes behind --model"
     if (option := _OPTION.match(message)) is not None:
         takers = list(_takers(option[1], commands))
         if takers and len(takers) <= _NAMED:

@@ -94,6 +94,8 @@ def read_matrix(path: Path) -> Matrix:
     toml = _toml()
     try:
         if path.stat().st_size > _MOST_BYTES:
+            if (kind := kind_of_path(path)) is not None and kind.name in TAKEN:
+                raise PlanError(f"{path}: not a matrix but {kind.what}; ", kind.advice)
             raise PlanError(
                 f"{path}: {path.stat().st_size:,} bytes, more than a matrix has; expected a file such as docs/many-machines.md shows"
             )

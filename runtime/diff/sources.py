@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from aprgraph.graph.arguments import AUDIT, DIFF, MODEL, RUN, WEIGHTS, Command
 from aprgraph.graph.errors import ComparisonError, TraceError, shown
 from aprgraph.graph.near_names import did_you_mean_path
 from aprgraph.runtime.trace.aprt import read_header
@@ -14,8 +16,13 @@ from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceEntry
 from aprgraph.runtime.trace.names import NameRules
 from aprgraph.runtime.trace.reader import Trace
 
+if TYPE_CHECKING:
+    from aprgraph.graph.sources.file_kind import FileKind
+
 #: Arrays are those of any library, under the names that ``Trace.write`` takes.
 Source: TypeAlias = str | Path | Trace | Mapping[Any, Any]
+#: The kind of a model, and those of what a run recorded.
+_MODEL_KIND, _TRACES = "model", frozenset(("trace", "npz", "npy", "aprt"))
 
 
 def is_file(side: Source) -> bool:
@@ -50,11 +57,67 @@ def open_pair(a: Source, b: Source) -> tuple[Trace, Trace]:
 
     Raises TraceError for a path that cannot be read, ComparisonError for a file against a directory.
     """
-    opened = open_source(a), open_source(b)
+    try:
+        opened = open_source(a), open_source(b)
+    except TraceError:
+        models = [path_of(side) for side in (a, b) if _is_model(side)]
+        if len(models) == len((a, b)):
+            python = "aprgraph.weights({!r}, {!r})".format(*map(str, models))
+            command = WEIGHTS.given(shlex.join(map(str, models))).with_options(in_python=python)
+            what = f"{models[0]} and {models[1]} are models, not traces; `"
+            raise TraceError(what, command, "` compares two models, `", RUN, "` records a trace of each, for `", DIFF, "`") from None
+        if models:
+            judged = judged_by(b if _is_model(a) else a, models[0])
+            rest = "` says whether that is a run of it, and `", RUN, "` records a trace of it"
+            raise TraceError(_no_trace(models[0]), judged, *rest) from None
+        raise
     if is_file(a) != is_file(b):
         file, other = (a, opened[1]) if is_file(a) else (b, opened[0])
         raise ComparisonError(f"{path_of(file)} is a file and {other.directory} {_what(other)}; compare two directories, or two files")
     return opened
+
+
+def open_audited(trace: Source, names: NameRules, model: object) -> Trace:
+    """Open what is to be held to ``model``. Raises TraceError, which says so where the two were given the other way round."""
+    try:
+        return open_source(*open_foreign_sides([trace], names))
+    except TraceError:
+        if not _is_model(trace):
+            raise
+        path = path_of(trace)
+        recorded = isinstance(model, str | Path) and (kind := _kind(Path(model))) is not None and kind.name in _TRACES
+        judged, what = (
+            judged_by(model if recorded else "TRACE", path),
+            "is the other way round" if recorded else "says whether a trace is a run of it",
+        )
+        raise TraceError(*_no_trace(path), judged, f"` {what}, and `", RUN, "` records a trace of it") from None
+
+
+def judged_by(trace: object, model: Path) -> Command:
+    """The command that holds ``trace``, a path or an open one, to ``model``."""
+    where = trace.directory if isinstance(trace, Trace) else ARRAYS if isinstance(trace, Mapping) else trace
+    given = ARRAYS if str(where) == ARRAYS else repr(str(where))
+    in_python = f"aprgraph.audit({given}, {str(model)!r})"
+    return AUDIT.given(shlex.quote(str(where))).with_options(MODEL.given(shlex.quote(str(model))), in_python=in_python)
+
+
+def _no_trace(model: Path) -> str:
+    kind = _kind(model)
+    return f"{model}: not a trace, nor an APRT file, but {kind.what if kind is not None else 'a model'}; `"
+
+
+def _is_model(side: Source) -> bool:
+    """Whether a side is the path of a model."""
+    if not isinstance(side, str | Path):
+        return False
+    kind = _kind(Path(side))
+    return kind is not None and kind.name == _MODEL_KIND
+
+
+def _kind(path: Path) -> FileKind | None:
+    from aprgraph.graph.sources.path_kind import kind_of_path  # noqa: PLC0415 -- which knows all model files
+
+    return kind_of_path(path)
 
 
 def _what(trace: Trace) -> str:

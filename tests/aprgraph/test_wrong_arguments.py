@@ -17,6 +17,7 @@ from tests.support.cli import fails, run_cli
 
 #: What is said of each thing that lies in the folder, and of what takes it.
 MODEL = "a model; `aprgraph run` records a trace of it, and `aprgraph compile` makes an artifact"
+NO_TRACE, RUN = "tiny.gguf: not a trace, nor an APRT file, but a model; ", "`aprgraph run` records a trace of it"
 TRACE, A_TRACE = (f"{one}is for `aprgraph diff`, `aprgraph audit` and `aprgraph inspect`" for one in ("it ", "a trace "))
 ARRAYS = "an archive of NumPy arrays (.npz); "
 ARTIFACT = "an artifact, which holds no weights; give the model's .gguf file; an artifact is for `aprgraph run` and `aprgraph inspect`"
@@ -53,8 +54,10 @@ def things(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., P
     ("check empty", "empty: an empty folder; give the path of a .gguf file"),
     ("check notes", "notes: a folder with 'a.txt'; give the path of a .gguf file"),
     ("stages traces", "traces: not there (did you mean 'trace'?); expected "),
-    ("audit tiny.gguf --model tiny.gguf", f"tiny.gguf: not a trace, nor an APRT file, but {MODEL}"),
-    ("audit tiny.gguf --model trace", f"tiny.gguf: not a trace, nor an APRT file, but {MODEL}"),
+    ("audit tiny.gguf --model tiny.gguf", f"{NO_TRACE}`aprgraph audit TRACE --model tiny.gguf` says whether a trace is a run of it, and {RUN}"),
+    ("audit tiny.gguf --model trace", f"{NO_TRACE}`aprgraph audit trace --model tiny.gguf` is the other way round, and {RUN}"),
+    ("audit tiny.gguf --model x.npz", f"{NO_TRACE}`aprgraph audit x.npz --model tiny.gguf` is the other way round, and {RUN}"),
+    ("audit trace tiny.gguf", "tiny.gguf is more than it takes; a model goes behind --model; see `aprgraph audit --help`"),
     ("audit trace --model trace", f"trace: a trace, not a GGUF file; give the model's .gguf file; {A_TRACE}"),
     ("audit trace --model x.npz", f"x.npz: not a GGUF file but {ARRAYS}give the model's .gguf file; "),
     ("audit tiny.aprg --model tiny.gguf", "it is an artifact; give the directory of a trace, which `aprgraph run` writes"),
@@ -67,10 +70,13 @@ def things(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., P
     ("audit x.npz --model tiny.gguf --tokens 1,2,3",
      "x.npz: its array of token ids names other tokens than those that were given; leave them out"),
     ("run tiny.gguf --tokens trace/trace.json", "--tokens 'trace/trace.json': is a file, expected the token ids themselves, such as 1,2,3"),
-    ("diff trace tiny.gguf", f"tiny.gguf: not a trace, nor an APRT file, but {MODEL}"),
+    ("diff trace tiny.gguf", f"{NO_TRACE}`aprgraph audit trace --model tiny.gguf` says whether that is a run of it, and {RUN}"),
+    ("diff tiny.gguf x.npz", f"{NO_TRACE}`aprgraph audit x.npz --model tiny.gguf` says whether that is a run of it, and {RUN}"),
+    ("diff tiny.gguf models/tiny.gguf", "tiny.gguf and models/tiny.gguf are models, not traces; `aprgraph weights tiny.gguf models/tiny.gguf` compares two"),
+    ("weights trace tiny.gguf", f"trace: a trace, not a GGUF file; give the model's .gguf file; {A_TRACE}"),
     ("diff trace models", "it holds a model; run it first, with `aprgraph run` or in your own engine"),
     ("diff trace notes", "it is a folder with 'a.txt'"),
-    ("graph --diff tiny.gguf trace", f"tiny.gguf: not a trace, nor an APRT file, but {MODEL}"),
+    ("graph --diff tiny.gguf trace", f"{NO_TRACE}`aprgraph audit trace --model tiny.gguf` says whether that is a run of it"),
     ("weights tiny.gguf trace", f"trace: a trace, not a GGUF file; give the model's .gguf file; {A_TRACE}"),
     ("sweep tiny.gguf", f"tiny.gguf: not a matrix but {MODEL}"),
     ("sweep trace", f"trace: not a matrix but a trace; {TRACE}"),
@@ -104,9 +110,16 @@ def test_the_current_folder_has_a_name(things: Path, monkeypatch: pytest.MonkeyP
 
 def test_python_is_told_the_same_in_its_own_words(things: Path) -> None:
     made = "`CompiledModel.run` records a trace of it, and `LoadedModel.compile` makes an artifact"
-    for call in (Trace.open, lambda path: aprgraph.audit(path, path)):
-        with pytest.raises(TraceError, match=f"not a trace.* but a model; {re.escape(made)}$"):
-            call(things / "tiny.gguf")
+    with pytest.raises(TraceError, match=f"not a trace.* but a model; {re.escape(made)}$"):
+        Trace.open(things / "tiny.gguf")
+    model, trace = str(things / "tiny.gguf"), str(things / "trace")
+    for call, meant in (
+        (lambda: aprgraph.audit(model, trace), f"`aprgraph.audit({trace!r}, {model!r})` is the other way round"),
+        (lambda: aprgraph.diff({"lm_head": [1.0]}, model), f"`aprgraph.audit(arrays, {model!r})` says whether that is a run of it"),
+        (lambda: aprgraph.diff(model, model), f"`aprgraph.weights({model!r}, {model!r})` compares two models"),
+    ):
+        with pytest.raises(TraceError, match=re.escape(meant)):
+            call()
     for place in ("trace", "x.npz"):
         with pytest.raises(ArtifactError, match="it is for `aprgraph.diff`, `aprgraph.audit` and `aprgraph inspect`$"):
             aprgraph.open_artifact(things / place)

@@ -19,6 +19,7 @@ from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runtime.trace.writer import TraceWriter
 from aprgraph.runtime.tvm_session import Program, Session
+from bench.dump_folders import DumpFolders
 from bench.measuring import APRGRAPH
 
 
@@ -51,6 +52,7 @@ def answer(compiled: CompiledModel, threads: int, scratch: Path) -> None:
     """Answer requests until there are no more."""
     layers = compiled.model.family.layers
     programs: dict[bool, Program] = {}
+    folders = DumpFolders(scratch)
     print(json.dumps({"name": "aprgraph", "system": compiled.artifact.target_name}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -63,9 +65,7 @@ def answer(compiled: CompiledModel, threads: int, scratch: Path) -> None:
             graph = executed_graph(run.graph, one_pass=True)
             session = Session(compiled.artifact.kernel_code, compiled.model, threads)
             programs[dump] = session.load(compiled.artifact.program(graph), graph)
-        directory = scratch / "dump"
-        shutil.rmtree(directory, ignore_errors=True)
-        writer = TraceWriter(directory)
+        writer = TraceWriter(folders.new(run.nbytes))
         start = time.perf_counter()
         programs[dump].run(
             tokens,
@@ -73,7 +73,9 @@ def answer(compiled: CompiledModel, threads: int, scratch: Path) -> None:
                 node.name, node.stage, node.layer, 0, value.reshape(run.shape(node)), stats
             ),
         )
+        writer.wait()
         seconds = time.perf_counter() - start
+        writer.close()
         print(json.dumps({"seconds": seconds, "files": len(run.taps), "bytes": run.nbytes}), flush=True)
 
 

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import llama_cpp
+from dump_folders import DumpFolders
 from llama_cpp import llama_cpp as low
 
 
@@ -80,6 +81,8 @@ def main() -> None:
     scratch = Path(tempfile.mkdtemp(prefix="bench-", dir=sys.argv[3]))
     library: ctypes.CDLL | None = None  # which tokens alone do not need
     contexts: dict[tuple[int, bool], Context] = {}
+    folders = DumpFolders(scratch)
+    size: dict[tuple[int, bool], int] = {}  # of a dump, as it was the last time
     print(json.dumps({"name": "llama.cpp", "system": low.llama_print_system_info().decode(), "version": _version()}), flush=True)
     try:
         for line in sys.stdin:
@@ -98,12 +101,12 @@ def main() -> None:
             key = (len(tokens), dump)
             if key not in contexts:
                 contexts[key] = Context(model, len(tokens), threads, callback if dump else None)
-            directory = scratch / "dump"
-            shutil.rmtree(directory, ignore_errors=True)
+            directory = folders.new(size.get(key, 0))
             directory.mkdir()
             library.dump_begin(os.fsencode(directory))
             seconds = contexts[key].prefill(tokens)
-            print(json.dumps({"seconds": seconds, "files": library.dump_files(), "bytes": library.dump_bytes()}), flush=True)
+            size[key] = library.dump_bytes()
+            print(json.dumps({"seconds": seconds, "files": library.dump_files(), "bytes": size[key]}), flush=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -15,17 +15,17 @@ from aprgraph.graph.temporary_files import noted
 
 
 @contextlib.contextmanager
-def whole_file(path: str | os.PathLike[str], *, alone: bool = False) -> Iterator[str]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[str]:
     """The name to write under; the file is at ``path`` after the block. Where that raises, nothing stays; an interrupt too.
 
-    For ``alone`` see ``put_in_place``. Raises OSError.
+    Raises OSError.
     """
     place = os.fspath(path)
     temporary = temporary_name(place)
     with noted(temporary):
         try:
             yield temporary
-            put_in_place(temporary, place, alone=alone)
+            put_in_place(temporary, place)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)

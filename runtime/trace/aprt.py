@@ -10,6 +10,7 @@ The size is exactly 12 + 4 · count. Bit patterns of NaN and Inf are kept.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import stat
@@ -20,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import TraceError
-from aprgraph.graph.whole_file import whole_file
+from aprgraph.graph.temporary_files import forget, note
 
 MAGIC = b"APRT"
 #: How .npy, .npz and .pt files begin.
@@ -123,22 +124,39 @@ def give_back(values: F32) -> None:
 
 
 def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:
-    """Write ``values`` (f32, any shape) to ``path``, whole or not at all: to a temporary name, then renamed.
+    """Write ``values`` (f32, any shape) to ``path``, in place of what is there.
 
-    Raises TraceError if the disk is full or the place cannot be written; nothing is left behind then.
+    Raises TraceError if the disk is full or the place cannot be written. Nothing is left behind then, nor by a process that a signal
+    ended in order; one that was killed may leave a part, which is no APRT file, for the header says how long it is.
     """
     flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
     header = pack_header(layer, flat.size)
-    # Plain system calls on plain strings: a trace has hundreds of small files, and this is most of what each costs.
+    # Plain system calls on plain strings, no context managers: a trace has hundreds of small files, and this is most of what each costs.
+    place = os.fspath(path)
+    note(place)
     try:
-        with whole_file(path, alone=True) as temporary:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-            try:
-                _write_all(descriptor, header, flat.data.cast("B") if flat.size else memoryview(b""))
-            finally:
-                os.close(descriptor)
+        descriptor = _new_file(place)
+        try:
+            _write_all(descriptor, header, flat.data.cast("B") if flat.size else memoryview(b""))
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(place)
+            raise
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise TraceError.unwritable(path, error) from None
+    finally:
+        forget(place)
+
+
+def _new_file(path: str) -> int:
+    """A new file, open for writing. What has the name goes: ext4 writes a file that is cut off to disk when it is closed."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    except FileExistsError:
+        os.unlink(path)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 def _write_all(descriptor: int, header: bytes, data: memoryview) -> None:

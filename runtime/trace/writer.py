@@ -80,10 +80,14 @@ class TraceWriter:
         self.entries.append(entry)
         return entry
 
+    def wait(self) -> None:
+        """Until each tensor so far is written, if not on the disk. Raises TraceError for the first that could not be."""
+        self._behind.wait()
+
     def finish(self, info: TraceInfo) -> Trace:
         """Write the manifest and return the trace, all of which is on the disk then. Raises TraceError."""
         self._begin()
-        self._behind.wait()
+        self.wait()
         self._sync()
         trace = Trace(self.directory, self.entries, info, beside_manifest(self.directory, {entry.file for entry in self.entries}))
         write_text_atomically(self.directory / MANIFEST, manifest_text(trace.entries, info))

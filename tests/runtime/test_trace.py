@@ -69,6 +69,7 @@ def test_the_manifest_comes_last(tmp_path: Path) -> None:
     writer = TraceWriter(tmp_path / "t")
     assert not (tmp_path / "t").exists()
     writer.write("x", "embedding", 0, 0, values(3, 4))
+    writer.wait()
     assert sorted(files_under(tmp_path / "t")) == ["layer-0/embedding.bin", MARKER]
     writer.finish(INFO)
     assert sorted(files_under(tmp_path / "t")) == ["layer-0/embedding.bin", "trace.json"]
@@ -130,13 +131,16 @@ def test_a_full_disk_in_the_middle_leaves_whole_files_and_no_manifest(tmp_path: 
     write_trace(tmp_path / "t", TENSORS)
     writer = TraceWriter(tmp_path / "t")
     writer.write("x", "embedding", 0, 0, values(3, 4, seed=7))
+    writer.wait()
 
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(aprt.os, "writev", full)
+    writer.write("y", "ffn_out", 0, 0, values(3, 4, seed=8))
     with pytest.raises(TraceError, match="No space left on device"):
-        writer.write("y", "ffn_out", 0, 0, values(3, 4, seed=8))
+        writer.wait()
+    writer.close()
     assert sorted(files_under(tmp_path / "t")) == ["layer-0/embedding.bin", MARKER]
     _, kept = aprt.read_aprt(tmp_path / "t" / "layer-0" / "embedding.bin")
     assert kept.tobytes() == values(3, 4, seed=7).tobytes()

@@ -6,15 +6,15 @@ import shutil
 import time
 from pathlib import Path
 
-#: Bytes of dumps that are kept at once.
-_MOST = 4 << 30
+#: Bytes of dumps that are kept at once: with more, what is still to be written to the disk slows the next.
+_MOST = 256 << 20
 #: ext4 gives no inode away that was freed within the last five seconds, and looks past all of them for each file that it makes: after
 #: hundreds of files were removed, making one takes ten times as long.
 _FORGOTTEN_SECONDS = 6
 
 
 class DumpFolders:
-    """New folders below ``scratch``, one a dump; earlier ones are removed a few GB at a time, and what that costs is waited for."""
+    """New folders below ``scratch``, one a dump; earlier ones are removed a few at a time, and what that costs is waited for."""
 
     def __init__(self, scratch: Path) -> None:
         self._scratch, self._made, self._bytes = scratch, 0, 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 from functools import cache
 from pathlib import Path
@@ -37,16 +38,16 @@ def modules_under(*roots: str) -> dict[str, Path]:
         # The package's own __init__ names all of the API, but imports it lazily: its imports do not count.
         if name in found or name == _PACKAGE or (path := _file_of(name)) is None:
             continue
-        found[name] = path
+        found[name] = Path(path)
         waiting.append(name.rpartition(".")[0])  # importing a module runs its packages first
-        for module, names, plain in _IMPORT.findall(path.read_text(encoding="utf-8")):
+        for module, names, plain in _IMPORT.findall(found[name].read_text(encoding="utf-8")):
             waiting.append(module or plain)
             waiting += [f"{module}.{part}" for part in re.findall(r"\w+", names)] if module else []
     return found
 
 
 @cache
-def _file_of(name: str) -> Path | None:
+def _file_of(name: str) -> str | None:
     """The file of a module; None if ``name`` is not a module, such as a function that is imported by name.
 
     Only the package and its top folders are looked up with the import system. For deeper names it would import code.
@@ -56,7 +57,8 @@ def _file_of(name: str) -> Path | None:
         folder = _file_of(".".join(parts[:2]))
         if folder is None:
             return None
-        place = folder.parent.joinpath(*parts[2:])
-        return next((path for path in (place / "__init__.py", place.with_suffix(".py")) if path.is_file()), None)
+        # Plain strings: a thousand names are looked up at each start.
+        place = os.path.join(os.path.dirname(folder), *parts[2:])
+        return next((path for path in (f"{place}{os.sep}__init__.py", f"{place}.py") if os.path.isfile(path)), None)
     spec = importlib.util.find_spec(name) if name else None
-    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+    return spec.origin if spec is not None else None

@@ -34,7 +34,6 @@ from bench.result_tables import NOTES, Stamp, commit, committed_text, markdown, 
 _SMOLLM2 = "SmolLM2"
 _SHAPES = ("Q4_0", "Q4_K")
 _ARITHMETICS = ("plain", "ggml-avx2")
-_DIFF_BYTES = 1_000_000_000
 #: A trace of layer 0 alone takes as long in a file of 16 layers: 0.75 s of processors in either.
 _MOE_LAYERS = 2
 
@@ -45,7 +44,7 @@ PARTS = {
     "prefill": (_SMOLLM2, *_SHAPES),
     "kernels": ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "F16"),
     "commands": (_SMOLLM2,),
-    "diff": ("1 GB",),
+    "diff": ("1 GB", "4 GB"),
     "moe": ("30B",),
 }
 
@@ -66,7 +65,7 @@ def measured(group: str, part: str, options: argparse.Namespace) -> Iterator[Row
     elif group == "diff":
         from bench.diff import shares
 
-        yield from shares(_DIFF_BYTES, rounds, scratch)
+        yield from shares(int(part.removesuffix(" GB")) * 10**9, rounds, scratch)
     else:
         from bench.large_moe import one_layer
 
@@ -87,7 +86,6 @@ def against_llama(group: str, part: str, options: argparse.Namespace) -> Iterato
             yield from tokens(sides, name, options.rounds)
             return
         yield from prefill(sides, name, (7, 32, 256, 1024) if small else (7, 64, 512), options.rounds, dump=False)
-    with closing(Sides.on(model, options.llama_python, options.scratch, PROCESSORS)) as sides:
         yield from prefill(sides, name, (7, 32, 256, 1024) if small else (7, 64), options.rounds, dump=True)
 
 
@@ -147,7 +145,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--llama-python", help="a Python that has llama-cpp-python; tokens and prefill need it")
     parser.add_argument("--only", default=",".join(PARTS), help="some of %(default)s")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--scratch", type=Path, help="where models and traces are written, some 5 GB")
+    parser.add_argument("--scratch", type=Path, help="where models and traces are written, some 15 GB")
     parser.add_argument("--results", type=Path, default=repository.HERE / "results", help=argparse.SUPPRESS)
     parser.add_argument("--part", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -33,11 +33,18 @@ SIDE_TENSORS = (
     SideTensors("that predict later tokens", re.compile(rf"(mtp[a-z_]*|nextn)\..*|{_BLOCK}nextn\..*")),
     SideTensors(
         "that repeat RoPE's frequencies",
-        re.compile(rf"(model\.)?({_BLOCK}|layers\.\d+\.)(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?"),
+        re.compile(
+            rf"(model\.)?({_BLOCK}|layers\.\d+\.)(attn_rot_embd|(attn\.|self_attn\.)?rotary_emb)(\.inv_freq|\.weight)?"
+            r"|(model\.)?rotary_emb(_local)?\.(original_)?inv_freq"
+        ),
     ),
     SideTensors("that are masks of attention", re.compile(r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias")),
     SideTensors("of a classifier", re.compile(r"cls(\..*)?|(bert|roberta)\.pooler\.dense\..*")),
     SideTensors("that are the numbers of positions", re.compile(r"((bert|roberta)\.)?embeddings\.position_ids")),
+    SideTensors(
+        "that scale the keys and values of a cache in 8 bits, which nothing here has,",
+        re.compile(r".*\.((self_attn|attn|[kv]_proj|qkv_proj)\.([kv]|kv|q|prob)_scale|([kv]|qkv)_proj\.output_scale|kv_scale)"),
+    ),
     SideTensors("that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.(input|activation)_scale")),
 )
 

@@ -212,7 +212,14 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("smollm3-f32", lambda config: config.update(no_rope_layers=[1, 1]), "field 'no_rope_layers' has 2 elements, expected true or false for each"),
         ("command-r-plus-f32", lambda config: config.update(attention_bias=True), "attention_bias is true, and the checkpoint has no such bias"),
         ("gpt-oss-f32", lambda config: config.update(swiglu_alpha=1.0), "swiglu_alpha is 1.0"),
-        ("llama-f32-linear", lambda config: config["rope_parameters"].update(rope_type="dynamic"), "rope_parameters.rope_type is 'dynamic'"),
+        ("llama-f32-linear", lambda config: config["rope_parameters"].update(rope_type="ntk"), "rope_parameters.rope_type is 'ntk'"),
+        ("llama-f32-linear", lambda config: config["rope_parameters"].update(rope_type="dynamic", original_max_position_embeddings=8),
+         "rope_parameters.rope_type is 'dynamic', and original_max_position_embeddings is 8; supported is the context itself"),
+        ("llama-f32-linear", lambda config: config.update(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4}),
+         "rope_parameters.factor is missing, expected a positive number"),
+        ("qwen2-f32-yarn", lambda config: config["rope_parameters"].pop("factor"), "rope_parameters.factor is missing, expected a positive number"),
+        ("llama-f32-linear", lambda config: config.update(tie_word_embeddings="false"), "tie_word_embeddings is 'false', expected true or false"),
+        ("qwen2-f32-yarn", lambda config: config.update(use_sliding_window="no"), "use_sliding_window is 'no', expected true or false"),
         ("llama-f32-linear", lambda config: config["rope_parameters"].update(bend=2), "rope_parameters.bend is 2"),
         ("qwen2-f32-yarn", lambda config: config["rope_parameters"].update(truncate=False), "rope_parameters.truncate is false"),
         ("gemma3-f32", lambda config: config.update(layer_types=["chunked_attention"] * 7), "layer_types holds 'chunked_attention'"),
@@ -276,7 +283,7 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
             ("llama-f32-linear", lambda config, kind=kind: config.update(quantization_config={"quant_method": kind}), advice)
             for kind, advice in {
                 "gptq": "quantization_config.bits is None; supported for GPTQ are 2, 3, 4 and 8",
-                "quark": "by 'quark', which aprgraph does not decode (it does FP8, MXFP4, GPTQ, AWQ, compressed-tensors and bitsandbytes); give",
+                "quark": "by 'quark', which aprgraph does not decode (it does FP8, MXFP4, GPTQ, AWQ, compressed-tensors, bitsandbytes and MLX's); give",
             }.items()
         ),
     ],
@@ -529,6 +536,21 @@ def test_a_tied_head_that_differs_counts(tmp_path: Path) -> None:
         ("llama-f32-linear", "mlp_bias", True, "mlp_bias is true, and the checkpoint has no such bias"),
         ("gpt-oss-f32", "attention_bias", False, "attention_bias is false; supported in this family is true"),
         ("qwen2moe-f32", "qkv_bias", False, "qkv_bias is false; supported in this family is true"),
+        ("apertus-f32", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
+        ("arcee-f32", "mlp_bias", True, "mlp_bias is true, and the checkpoint has no such bias"),
+        ("deepseek2-f32", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
+        ("deepseek2-f32", "mlp_bias", True, "mlp_bias is true, and the checkpoint has no such bias"),
+        ("deepseek3-f32", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
+        ("ernie4-5-moe-f32", "use_bias", True, "use_bias is true, and the checkpoint has no such bias"),
+        ("gemma3n-f32", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
+        ("gemma4-f32", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
+        ("glm4moe-f32", "attention_bias", False, "attention_bias is false, and the checkpoint has blk.0.attn_"),
+        ("hunyuan-dense-f32", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
+        ("hunyuan-moe-f32", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
+        ("modern-bert-f32", "mlp_bias", True, "mlp_bias is true, and the checkpoint has no such bias"),
+        ("nemotron-f32", "mlp_bias", True, "mlp_bias is true, and the checkpoint has no such bias"),
+        ("stablelm-f32", "use_qkv_bias", False, "use_qkv_bias is false, and the checkpoint has blk.0.attn_"),
+        ("starcoder2-f32", "use_bias", False, "use_bias is false, and the checkpoint has blk.0.attn_"),
         ("glm4-f32", "model_type", "phi3", "phi3 has no such bias, and the checkpoint has blk.0.attn_"),
     ],
 )
@@ -538,6 +560,94 @@ def test_biases_are_those_of_the_configuration(name: str, field: str, value: obj
     with pytest.raises((ModelError, UnsupportedModelError)) as caught:
         load_model(folder)
     assert words in str(caught.value)
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(("name", "module", "words"), [
+    ("apertus-f32", "self_attn.o_proj", "attention_bias is false, and the checkpoint has blk.1.attn_output.bias"),
+    ("apertus-f32", "mlp.up_proj", "apertus has no such bias, and the checkpoint has blk.1.ffn_up.bias"),
+    ("deepseek3-f32", "self_attn.q_b_proj", "deepseek_v3 has no such bias, and the checkpoint has blk.1.attn_q_b.bias"),
+    ("hunyuan-moe-f32", "mlp.shared_mlp.up_proj", "hunyuan_v1_moe has no such bias, and the checkpoint has blk.1.ffn_up_shexp.bias"),
+    ("stablelm-f32", "mlp.down_proj", "stablelm has no such bias, and the checkpoint has blk.1.ffn_down.bias"),
+])  # fmt: skip
+def test_a_bias_that_the_class_drops_is_refused(name: str, module: str, words: str, tmp_path: Path) -> None:
+    """What transformers 5.24 makes of each class with its flags off has no such parameter; one of zeros is left out."""
+    folder = write_checkpoint(name, tmp_path)
+    tensors = unpacked((folder / "model.safetensors").read_bytes())
+    rows = tensors[f"model.layers.1.{module}.weight"][1][0]
+    wanted = graph_text(folder)
+    for value in (0.5, 0.0):
+        bias = {f"model.layers.1.{module}.bias": ("F32", [rows], np.full(rows, value, np.float32).tobytes())}
+        (folder / "model.safetensors").write_bytes(packed(tensors | bias))
+        if value:
+            with pytest.raises(ModelError) as caught:
+                load_model(folder)
+            assert words in str(caught.value)
+    assert graph_text(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_rope_that_grows_beyond_the_context_is_rope_within_it(tmp_path: Path) -> None:
+    """transformers 5.24 computes the base anew for texts longer than max_position_embeddings alone."""
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    change(folder, lambda config: config.update(rope_parameters={"rope_type": "default", "rope_theta": 1e4}))
+    wanted = graph_text(folder)
+    change(folder, lambda config: config.update(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}))
+    assert graph_text(folder) == wanted
+    (notice,) = load_model(folder).notices
+    assert str(notice).startswith(
+        "rope_parameters.rope_type is 'dynamic' (factor 4), which is left out: it changes RoPE in texts of more than "
+    )
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_the_private_name_of_a_pattern_counts_for_no_class(tmp_path: Path) -> None:
+    """transformers writes `_sliding_window_pattern` beside `layer_types`, and reads it nowhere."""
+    folder = write_checkpoint("gemma3-f32", tmp_path)
+    change(folder, lambda config: config.pop("layer_types"))
+    change(folder, lambda config: config.pop("_sliding_window_pattern", None))
+    wanted = graph_text(folder)
+    change(folder, lambda config: config.update(_sliding_window_pattern=2))
+    assert graph_text(folder) == wanted
+    assert any("_sliding_window_pattern is 2: ignored" in str(one) for one in load_model(folder).notices)
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(("before", "within"), [
+    ("module.", ""), ("_orig_mod.", ""), ("base_model.model.", ""), ("module._orig_mod.", ""), ("_fsdp_wrapped_module.", "_fsdp_wrapped_module."),
+    ("", "_checkpoint_wrapped_module."),
+])  # fmt: skip
+def test_names_that_wrappers_changed(before: str, within: str, tmp_path: Path) -> None:
+    """Of state dicts that were saved of a wrapped model; transformers finds none of their tensors."""
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    wanted = graph_text(folder)
+    tensors = unpacked((folder / "model.safetensors").read_bytes())
+    wrapped = {before + name.replace("layers.1.", f"layers.1.{within}"): tensor for name, tensor in tensors.items()}
+    (folder / "model.safetensors").write_bytes(packed(wrapped))
+    assert graph_text(folder) == wanted
+    (notice,) = load_model(folder).notices
+    assert "read without what a wrapper put into the names (" in str(notice)
+    (folder / "model.safetensors").write_bytes(packed(wrapped | {"model.norm.weight": tensors["model.norm.weight"]}))
+    if before:  # two of one name: nobody knows which is meant
+        with pytest.raises(ModelError):
+            graph_text(folder)
+
+
+@pytest.mark.contract("FILE-HF-3")
+@pytest.mark.parametrize(("names", "said"), [
+    (("model.rotary_emb.inv_freq",), "tensors that repeat RoPE's frequencies are left out (1): model.rotary_emb.inv_freq"),
+    (("model.layers.0.self_attn.k_scale", "model.layers.0.self_attn.v_scale"), "tensors that scale the keys and values of a cache in 8 bits"),
+    (("model.layers.0.self_attn.k_proj.k_scale", "model.layers.1.self_attn.v_proj.output_scale"), "tensors that scale the keys and values"),
+])  # fmt: skip
+def test_tensors_beside_the_weights_that_bear_on_no_number(names: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    wanted = graph_text(folder)
+    tensors = unpacked((folder / "model.safetensors").read_bytes())
+    more = dict.fromkeys(names, ("F32", [1], np.ones(1, np.float32).tobytes()))
+    (folder / "model.safetensors").write_bytes(packed(tensors | more))
+    assert graph_text(folder) == wanted
+    (notice,) = load_model(folder).notices
+    assert str(notice).startswith(said)
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from aprgraph.graph.sources.checkpoint.awq import Awq
 from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
 from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized
 from aprgraph.graph.sources.checkpoint.gptq import Gptq
+from aprgraph.graph.sources.checkpoint.mlx import Mlx
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile
@@ -27,11 +29,24 @@ from tests.graph.test_checkpoint_files import packed, unpacked
 from tests.support.checkpoints import write_checkpoint
 from tests.support.golden import GOLDEN, nmse
 
-_DTYPES = {"float64": "F64", "int32": "I32", "float16": "F16", "float32": "F32", "int64": "I64", "int8": "I8", "uint8": "U8"}
+_DTYPES = {
+    "float64": "F64",
+    "int32": "I32",
+    "float16": "F16",
+    "float32": "F32",
+    "int64": "I64",
+    "int8": "I8",
+    "uint8": "U8",
+    "uint32": "U32",
+}
 _FORMATS: dict[str, ModuleFormat] = {
     **{f"gptq{bits}": Gptq(bits, 32, 1) for bits in (2, 3, 4, 8)}, "awq4": Awq(32),
     **{f"pack{bits}": PackQuantized() for bits in (2, 4, 8)}, "int8": IntQuantized(),
     "nf4": FourBits(), "fp4": FourBits(), "llm_int8": EightBits(),
+}  # fmt: skip
+_MLX = {
+    **{f"affine{bits}": Mlx("affine", bits, 32, {}) for bits in (2, 3, 4, 5, 6, 8)}, "experts": Mlx("affine", 4, 64, {}),
+    "mxfp4": Mlx("mxfp4", 4, 32, {}), "mxfp8": Mlx("mxfp8", 8, 32, {}), "nvfp4": Mlx("affine", 8, 1, {"a.b": ("nvfp4", 4, 16)}),
 }  # fmt: skip
 Tensors = dict[str, tuple[str, list[int], bytes]]
 
@@ -70,6 +85,116 @@ def test_layers_are_decoded_as_by_the_projects_that_pack_them(name: str, tmp_pat
         steps = wanted / (radius / (0.5 if name == "llm_int8" else 1.5))
         assert np.abs(steps - steps.round()).max() < 1e-2
         assert np.abs(steps).max() <= 256
+
+
+@pytest.mark.contract("FILE-HF-5")
+@pytest.mark.parametrize("name", _MLX)
+def test_layers_are_decoded_as_by_mlx(name: str, tmp_path: Path) -> None:
+    """Bit for bit, several rows at a time as all; and no level is farther away than the radius tells."""
+    with np.load(GOLDEN / "mlx_layers.npz") as file:
+        parts = {key.removeprefix(f"{name}."): file[key] for key in file.files if key.startswith(f"{name}.")}
+    wanted = parts.pop("decoded")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(entries("a.b", parts) | {"a.norm.weight": ("F32", [1], bytes(4))}))
+    found = with_decoded_modules(SafetensorsFile(path).tensors, _MLX[name])
+    assert sorted(found) == ["a.b.weight", "a.norm.weight"]
+    weight = found["a.b.weight"]
+    assert (weight.dtype, weight.dims) == ("F32", wanted.shape)
+    assert np.array_equal(weight.view().view(np.float32).reshape(wanted.shape), wanted)
+    assert weight.radius is not None
+    rows = wanted.reshape(-1, wanted.shape[-1])
+    radius = weight.radius(0, len(rows))
+    assert np.array_equal(weight.radius(3, 8), radius[3:8])
+    kind = {"float16": np.float16}.get(str(parts["scales"].dtype), ml_dtypes.float8_e4m3fn if name == "nvfp4" else ml_dtypes.float8_e8m0fnu)
+    scales = parts["scales"].view(kind).astype(np.float32).reshape(len(rows), -1)
+    scales = np.abs(scales).repeat(wanted.shape[-1] // scales.shape[-1], axis=1)
+    if "biases" in parts:
+        assert np.array_equal(radius, np.float32(1.5) * scales)
+    elif name == "mxfp8":  # three bits behind the first, or what is below the least power of two
+        assert (radius <= np.maximum(np.abs(rows) / 16, scales * 2.0**-10)).all()
+        assert (radius >= np.abs(rows) / 32).all()
+    else:
+        halves = {0: 0.25, 0.5: 0.25, 1: 0.25, 1.5: 0.25, 2: 0.5, 3: 0.5, 4: 1, 6: 1}
+        assert np.array_equal(radius, scales * np.vectorize(halves.get, otypes=[np.float32])(np.abs(rows) / np.where(scales, scales, 1)))
+
+
+@pytest.mark.contract("FILE-HF-5")
+def test_a_checkpoint_of_mlx_is_that_of_its_decoded_weights(tmp_path: Path) -> None:
+    """As mlx-lm writes config.json: `quantization`, the same without a method as `quantization_config`, and layers of their own."""
+    folder, plain = quantised(tmp_path, "awq")
+    (folder / "config.json").write_text((plain / "config.json").read_text())
+    config, tensors = json.loads((folder / "config.json").read_text()), unpacked((plain / "model.safetensors").read_bytes())
+    generator, decoded = np.random.default_rng(5), dict(tensors)
+    for module, bits in (("q_proj", 4), ("o_proj", 8)):
+        name = f"model.layers.1.self_attn.{module}"
+        codes = generator.integers(0, 1 << bits, (48, 48), dtype=np.uint32)
+        words = np.bitwise_or.reduce(codes.reshape(48, -1, 32 // bits) << np.arange(0, 32, bits, dtype=np.uint32), axis=2)
+        scales, biases = ((generator.standard_normal((48, 3)) / 8 / (1 << bits)).astype(np.float16) for _ in range(2))
+        weight = codes.astype(np.float32) * scales.repeat(16, axis=1) + biases.astype(np.float32).repeat(16, axis=1)
+        del tensors[f"{name}.weight"]
+        tensors |= entries(name, {"weight": words, "scales": scales, "biases": biases})
+        decoded |= entries(name, {"weight": weight})
+    (folder / "model.safetensors").write_bytes(packed(tensors))
+    (plain / "model.safetensors").write_bytes(packed(decoded))
+    given = {
+        "bits": 4,
+        "group_size": 16,
+        "mode": "affine",
+        "model.layers.1.self_attn.o_proj": {"bits": 8, "group_size": 16},
+        "lm_head": False,
+    }
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": given, "quantization_config": given}))
+    logits = [
+        aprgraph.load(path).compile("reference", directory=tmp_path / f"{path.name}.aprg").logits([3, 1, 4, 1, 5])
+        for path in (folder, plain)
+    ]
+    assert np.array_equal(*logits)
+    assert (
+        "2 weights of MLX are decoded to float32 in memory (18,432 bytes), without rounding: no kernel does that"
+        in open_source(folder).notices
+    )
+
+    def said(tensors: Tensors = tensors, **quantization: Any) -> str:
+        (folder / "model.safetensors").write_bytes(packed(tensors))
+        (folder / "config.json").write_text(json.dumps(config | {"quantization": given | quantization}))
+        with pytest.raises((ModelError, ModelFileError, UnsupportedModelError)) as caught:
+            open_source(folder)
+        return str(caught.value)
+
+    q = "model.layers.1.self_attn.q_proj"
+    assert "q_proj.weight' is 48 x 6 and its scales 48 x 3 F16; expected those of 4 bits in groups of 32 inputs" in said(group_size=32)
+    assert "quantization.bits is 7; supported for MLX's mode affine are 2, 3, 4, 5, 6 and 8" in said(bits=7)
+    assert "quantization.mode is 'int4'; supported for MLX are affine, mxfp4, mxfp8 and nvfp4" in said(mode="int4")
+    assert "quantization.group_size is 0, expected how many inputs share a scale" in said(group_size=0)
+    assert "has no biases, expected 48 x 3 in the mode affine" in said(
+        {name: one for name, one in tensors.items() if name != f"{q}.biases"}
+    )
+    assert "scales of the same layer is not" in said({name: one for name, one in tensors.items() if name != f"{q}.scales"})
+
+
+@pytest.mark.contract("FILE-HF-5")
+def test_experts_as_mlx_calls_them_and_norms_that_it_shifts(tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3moe-f32", tmp_path)
+    wanted = {name: open_source(folder).tensor_bytes(info).tobytes() for name, info in open_source(folder).tensors.items()}
+    stored, tensors = unpacked((folder / "model.safetensors").read_bytes()), {}
+    for name, (dtype, dims, content) in stored.items():
+        if ".experts." not in name:
+            tensors[name] = (dtype, dims, content)
+        elif ".experts.0." in name:
+            names = [name.replace(".experts.0.", f".experts.{number}.") for number in range(len(stored))]
+            all_of_them = [stored[one][2] for one in names if one in stored]
+            tensors[name.replace(".experts.0.", ".switch_mlp.")] = (dtype, [len(all_of_them), *dims], b"".join(all_of_them))
+    assert any("switch_mlp" in name for name in tensors)
+    (folder / "model.safetensors").write_bytes(packed(tensors))
+    source = open_source(folder)
+    assert {name: source.tensor_bytes(info).tobytes() for name, info in source.tensors.items()} == wanted
+    folder = write_checkpoint("qwen35-f32", tmp_path)
+    content = packed(unpacked((folder / "model.safetensors").read_bytes()))
+    length = int.from_bytes(content[:8], "little")
+    header = b'{"__metadata__":{"format":"mlx"},' + content[9 : 8 + length]
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
+    with pytest.raises(UnsupportedModelError, match="MLX wrote them, whose converter changes norms and convolutions of qwen35; give the"):
+        open_source(folder)
 
 
 @pytest.mark.contract("FILE-HF-5")

@@ -22,6 +22,11 @@ _ATTENTION = re.compile(r"blk\.\d+\.attn_(q|k|v|qkv|output)\.bias")
 _INPUTS = re.compile(r"blk\.\d+\.attn_(q|k|v|qkv)\.bias")
 _OUTPUT = re.compile(r"blk\.\d+\.attn_output\.bias")
 _NETWORK = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.bias")
+_SHARED = re.compile(r"blk\.\d+\.ffn_(gate|up|down)_shexp\.bias")
+_ALL_NETWORKS = re.compile(rf"{_NETWORK.pattern}|{_SHARED.pattern}")
+_LATENT = re.compile(r"blk\.\d+\.attn_(q_a|kv_a_mqa|output)\.bias")
+_FROM_LATENT = re.compile(r"blk\.\d+\.attn_(q|q_b|kv_b|k_b|v_b)\.bias")
+_HEAD = re.compile(r"output\.bias")
 _CHOICE = re.compile(r"blk\.\d+\.exp_probs_b\.bias")
 _CHUNK = 1 << 24
 _NAMED = 2
@@ -45,9 +50,11 @@ _INPUTS_BY_FIELD = _Biases(_INPUTS, "attention_bias", False)
 _OUTPUT_NEVER = _Biases(_OUTPUT, None, False)
 _NETWORK_NEVER = _Biases(_NETWORK, None, False)
 _NETWORK_BY_FIELD = _Biases(_NETWORK, "mlp_bias", False)
+_NETWORKS_NEVER = _Biases(_ALL_NETWORKS, None, False)
+_LATENT_BY_FIELD, _FROM_LATENT_NEVER = _Biases(_LATENT, "attention_bias", False), _Biases(_FROM_LATENT, None, False)
 _CONVOLUTION = _Biases(re.compile(r"blk\.\d+\.shortconv\.(in_proj|conv|out_proj)\.bias"), "conv_bias", False)
 _BIASES: Mapping[str, tuple[_Biases, ...]] = {
-    **dict.fromkeys(("llama", "granite", "smollm3"), (_BY_FIELD, _NETWORK_BY_FIELD)),
+    **dict.fromkeys(("llama", "granite", "smollm3", "arcee", "nemotron", "modernbert"), (_BY_FIELD, _NETWORK_BY_FIELD)),
     "llama4_text": (_BY_FIELD, _NETWORK_NEVER),
     **dict.fromkeys(
         (
@@ -62,6 +69,10 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
             "qwen3_next",
             "qwen3_5_text",
             "qwen3_5_moe_text",
+            "apertus",
+            "gemma3n_text",
+            "gemma4_text",
+            "hunyuan_v1_dense",
         ),
         (_BY_FIELD, _NETWORK_NEVER),
     ),
@@ -80,6 +91,13 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     ),
     "seed_oss": (_Biases(_INPUTS, "attention_bias", True, fixed=True), _Biases(_OUTPUT, "attention_out_bias", False), _NETWORK_BY_FIELD),
     "ernie4_5": (_Biases(_ATTENTION, "use_bias", False), _Biases(_NETWORK, "use_bias", False)),
+    "ernie4_5_moe": tuple(_Biases(tensors, "use_bias", False) for tensors in (_ATTENTION, _NETWORK, _SHARED, _HEAD)),
+    "hunyuan_v1_moe": (_BY_FIELD, _NETWORKS_NEVER),
+    "deepseek_v2": (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _Biases(_ALL_NETWORKS, "mlp_bias", False)),
+    **dict.fromkeys(("deepseek_v3", "glm4_moe_lite"), (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _NETWORKS_NEVER)),
+    "glm4_moe": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORKS_NEVER),
+    "stablelm": (_Biases(_INPUTS, "use_qkv_bias", False), _OUTPUT_NEVER, _NETWORK_NEVER),
+    "starcoder2": (_Biases(_ATTENTION, "use_bias", True), _Biases(_NETWORK, "use_bias", True)),
     "glm4": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORK_NEVER),
     "qwen2": (_OUTPUT_NEVER, _NETWORK_NEVER),
     "qwen2_moe": (_Biases(_INPUTS, "qkv_bias", True, fixed=True), _OUTPUT_NEVER),

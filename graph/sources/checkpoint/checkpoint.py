@@ -15,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.graph.errors import ModelError, ModelFileError, shown
+from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.families import Family
 from aprgraph.graph.sources.checkpoint.agreement import doubt_vocabulary, is_same, require_biases
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
 from aprgraph.graph.sources.checkpoint.config_class import find_class, is_tied, kind_of, named_class, text_config
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
+from aprgraph.graph.sources.checkpoint.names import without_wrappers
 from aprgraph.graph.sources.checkpoint.numbers_in_tensors import take_numbers
 from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
@@ -31,7 +33,10 @@ from aprgraph.graph.sources.mapped_file import SAMPLES
 from aprgraph.graph.sources.room import require_room
 from aprgraph.graph.sources.source import Part, TensorInfo
 from aprgraph.graph.weight_pieces import read_pieces
+from aprgraph.graph.words import counted
 
+#: Families whose norms hold w in a checkpoint, and 1 + w in what mlx-lm makes of it.
+_SHIFTED_BY_MLX = ("qwen3next", "qwen35", "qwen35moe")
 #: Bytes of a tensor from which on its making leaves no pages of the file in memory.
 _LARGE = 1 << 26
 
@@ -55,12 +60,14 @@ class Checkpoint:
         self._files = [SafetensorsFile(shard) for shard in places.shards]
         modules = read_modules(places.folder)
         self._dense = {slot: SafetensorsFile(file) for slot, file in modules.dense.items()}
-        stored, decoded = quantization.decode(self._stored())
         family = find_class(config, self._config)
+        self._require_unshifted(family)
+        unwrapped, wrapped = _without_wrappers(self._stored())
+        stored, decoded = quantization.decode(unwrapped)
         numbers = take_numbers(family, stored)
         pooling = {f"{family.architecture}.{key}": value for key, value in modules.values.items()}
         self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer, **numbers, **pooling})
-        self.notices = (*self.metadata.notices, *quantization.notices, *doubts, *decoded, *modules.notices)
+        self.notices = (*self.metadata.notices, *quantization.notices, *wrapped, *doubts, *decoded, *modules.notices)
         found = gather(self.metadata.family, stored, quantization.block, self._config, text_config(config))
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
         self.notices += require_biases(kind_of(config), text, found.values, self._config)
@@ -82,6 +89,14 @@ class Checkpoint:
             )
             for name, value in self._values.items()
         }
+
+    def _require_unshifted(self, family: type[Family]) -> None:
+        """Raise UnsupportedModelError for files of MLX whose converter adds 1 to norms, which are as transformers has them elsewhere."""
+        if family.architecture in _SHIFTED_BY_MLX and any(file.format == "mlx" for file in self._files):
+            raise UnsupportedModelError(
+                f"{self.path}: its files say that MLX wrote them, whose converter changes norms and convolutions of "
+                f"{family.architecture}; give the checkpoint that was converted"
+            )
 
     def _stored(self) -> dict[str, StoredTensor]:
         """The tensors of all files by their own names."""
@@ -176,6 +191,19 @@ class Checkpoint:
             file.mapped.sample(digest, file.data_start, max(SAMPLES // len(self._files), 1))
         self.release()
         return digest.hexdigest()
+
+
+def _without_wrappers(stored: dict[str, StoredTensor]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
+    """The tensors under the names that their modules have by themselves, and a notice where those were others."""
+    shorter = {name: without_wrappers(name) for name in stored}
+    odd = [name for name, short in shorter.items() if short != name]
+    if not odd or len({*shorter.values()}) < len(stored):
+        return stored, ()
+    first = odd[0].removesuffix(shorter[odd[0]]) if odd[0].endswith(shorter[odd[0]]) else odd[0]
+    notice = (
+        f"{counted(len(odd), 'tensor')} read without what a wrapper put into the names ({first}), by which transformers finds none of them"
+    )
+    return {shorter[name]: tensor for name, tensor in stored.items()}, (notice,)
 
 
 def _part(file: SafetensorsFile) -> Part:

@@ -156,7 +156,7 @@ _HARMLESS = """
     torchscript use_bfloat16 chunk_size_feed_forward vision_config audio_config text_config image_token_index
     image_token_id video_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id mm_tokens_per_image
     vision_start_token_id vision_end_token_id vision_token_id unsloth_version unsloth_fixed cache_implementation
-    experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config
+    experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config quantization
     mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
     ep_size seq_aux aux_loss_alpha index_share_for_mtp_iteration

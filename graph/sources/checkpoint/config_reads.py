@@ -66,6 +66,14 @@ _NOT_NULL: tuple[str, ...] = (
     "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias", "floor_scale", "attn_scale", "attn_temperature_tuning",
     "interleave_moe_layer_step", "no_rope_layer_interval",
 )  # fmt: skip
+#: Fields that are true or false, and that transformers refuses to be anything else.
+_FLAGS: tuple[str, ...] = (
+    "tie_word_embeddings", "tie_embedding", "attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias", "use_bias", "use_qkv_bias",
+    "conv_bias", "use_conv_bias", "use_expert_bias", "mamba_conv_bias", "mamba_proj_bias", "use_sliding_window", "use_qk_norm",
+    "scale_attn_weights", "attn_temperature_tuning", "use_bidirectional_attention",
+)  # fmt: skip
+#: The one word that such a field may be as well.
+_WORDS = ("vision",)
 #: Fields in which 0 is no word for "none", but a number, with the classes that read them.
 _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("residual_multiplier", "attention_multiplier", "embedding_multiplier", "logits_scaling"), _GRANITE),
@@ -91,6 +99,13 @@ _NEED_WINDOW = (*_GEMMA_ALL, "olmo3", "gpt_oss")
 def reads(kind: str, field: str) -> bool:
     """Whether the class of the ``model_type`` reads a field."""
     return kind not in CLASS_DEFAULTS or field not in READ_BY or kind in READ_BY[field]
+
+
+def require_flags(config: Mapping[str, Any], where: Path) -> None:
+    """Raise ModelError for text where true or false belongs, which would count as true: ``"false"``."""
+    name = next((one for one in _FLAGS if isinstance(config.get(one), str) and config[one] not in _WORDS), None)
+    if name is not None:
+        raise ModelError(f"{where}: {name} is {shown(config[name])}, expected true or false; correct it in a copy of the file")
 
 
 def require_values(config: Mapping[str, Any], kind: str, where: Path) -> None:

@@ -48,6 +48,8 @@ class RopeKeys:
     factors: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     #: The share of each head that is said to turn, where the class turns all of it.
     ignored: tuple[str, ...] = ()
+    #: Sentences of what holds for long texts alone.
+    notices: tuple[str, ...] = ()
 
     def put(self, key: str, value: Any, name: str) -> None:
         """Note a key, and the field that says it."""
@@ -165,6 +167,9 @@ class _Stretch:
         if kind == "dynamic" and (alpha := self._read("alpha")) is not None:
             self._put("rope.scaling.alpha", alpha, "alpha")
             return
+        if kind == "dynamic":
+            self._dynamic()
+            return
         if not isinstance(kind, str) or kind not in _READ:
             raise UnsupportedModelError(f"{self._where}: {self._prefix}.rope_type is {shown(kind)}; supported are {', '.join(_READ)}")
         if kind == "default":
@@ -234,6 +239,19 @@ class _Stretch:
         ramp = np.clip((turns - low) / (high - low), 0.0, 1.0) if low < high else np.where(turns < low, 0.0, 1.0)
         self._keys.factors["rope_freqs.weight"] = (1 / ((1 - ramp) / factor + ramp)).astype(np.float32)
 
+    def _dynamic(self) -> None:
+        """The base grows with a text that is longer than the context, and is the base itself up to there."""
+        context, factor = self._config.get("max_position_embeddings"), self._needed("factor")
+        given = self._config.get(_ORIGINAL) or self._given.get(_ORIGINAL)
+        if given is not None and given != context:
+            raise UnsupportedModelError(
+                f"{self._where}: {self._prefix}.rope_type is 'dynamic', and {_ORIGINAL} is {shown(given)}; supported is the context itself"
+            )
+        what = "the context" if not isinstance(context, int) else f"{context} positions"
+        self._keys.notices = (
+            f"{self._prefix}.rope_type is 'dynamic' (factor {factor:g}), which is left out: it changes RoPE in texts of more than {what}",
+        )
+
     def _longrope(self) -> None:
         original = self._original()
         self._put("rope.scaling.original_context_length", original, _ORIGINAL)
@@ -256,8 +274,7 @@ class _Stretch:
             raise UnsupportedModelError(
                 f"{self._where}: {self._prefix}.truncate is {str(truncate).lower()}; supported in this family is {str(whole_pairs).lower()}"
             )
-        original = self._original()
-        factor = self._factor(original)
+        original, factor = self._original(), self._needed("factor")
         self._put("rope.scaling.original_context_length", original, _ORIGINAL)
         self._put("rope.scaling.factor", factor, "factor")
         for name in ("beta_fast", "beta_slow"):

@@ -30,9 +30,9 @@ from aprgraph.graph.sources.checkpoint.config_defaults import (
     NULL,
     OTHER_KEYS,
 )
-from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads, require_rope_kind, require_values
+from aprgraph.graph.sources.checkpoint.config_reads import PARTIAL_ROPE, READ_BY, reads, require_flags, require_rope_kind, require_values
 from aprgraph.graph.sources.checkpoint.config_rope import FIELDS, translate_rope
-from aprgraph.graph.sources.checkpoint.config_windows import CHUNK_FIELD, translate_windows
+from aprgraph.graph.sources.checkpoint.config_windows import CHUNK_FIELD, PERIOD, translate_windows
 from aprgraph.graph.sources.checkpoint.config_windows import FIELDS as WINDOW_FIELDS
 
 #: How many elements of a head RoPE turns.
@@ -111,6 +111,8 @@ class Translator:
                 self._config.pop(interval, None)  # by which the class makes that list where there is none
         if self._kind == "deepseek_v2" and self._config.get("topk_method", "greedy") == "greedy":
             self._config |= dict.fromkeys(("n_group", "topk_group"), 1)  # which the class leaves aside then
+        require_flags(config, where)
+        require_flags(self._config, where)
         self._ignored = [f"{name} is {shown(self._config.pop(name))}" for name in self._unread()]
         require_values(self._config, self._kind, where)
         for name, value in CLASS_DEFAULTS.get(self._kind, {}).items():
@@ -174,7 +176,7 @@ class Translator:
         self._scales()
         self._rest()
         if self._defaulted:
-            found.notices = (f"{self._where.name} leaves out what the class of transformers then takes: {', '.join(self._defaulted)}",)
+            found.notices += (f"{self._where.name} leaves out what the class of transformers then takes: {', '.join(self._defaulted)}",)
         if self._ignored:
             kind = f"the class of transformers that {self._where.name} names ({self._kind})"
             found.notices += (f"{', '.join(self._ignored)}: ignored, as {kind} does not read it",)
@@ -229,6 +231,7 @@ class Translator:
         unit = getattr(self._family, "log_multiplier", None)
         rope = translate_rope(config, self._where, self._head_size(), whole, partial, unit)
         self._ignored += rope.ignored
+        self._found.notices += rope.notices
         for key, value in rope.values.items():
             self._put(key, value, rope.fields[key])
         self._found.factors = rope.factors
@@ -236,6 +239,9 @@ class Translator:
     def _windows(self) -> None:
         """The window, unless it is switched off, and the layers that have it."""
         self._done |= {*WINDOW_FIELDS, *([CHUNK_FIELD] if self._family.has_chunks() else [])}
+        private = f"_{PERIOD}"  # which transformers writes, and none of its classes reads
+        if self._config.get("layer_types") is None and self._config.get(private) not in (None, self._config.get(PERIOD)):
+            self._ignored.append(f"{private} is {shown(self._config[private])}")
         readings = self._family.readings()
         windows = readings.get("windows")
         own = windows if isinstance(windows, (Windows, CheckpointWindows)) else None

@@ -22,7 +22,8 @@ FIELDS = (
 _FULL, _SLIDING, _CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 _WINDOW, _PATTERN = "attention.sliding_window", "attention.sliding_window_pattern"
 _RECURRENT = "attention.recurrent_layers"
-_PERIODS = ("sliding_window_pattern", "_sliding_window_pattern")
+#: Every how many layers one has no window, where there are no `layer_types`.
+PERIOD = "sliding_window_pattern"
 #: Classes that give every layer the window, whatever `layer_types` says.
 _IN_ALL = ("mistral", "mixtral", "ministral3", "qwen3_moe", "phi3")
 #: Where there are no `layer_types`: classes in which layers have the window from `max_window_layers` on, and in which
@@ -63,8 +64,7 @@ def translate_windows(
     if flags is not None and windows is not None:
         found[_PATTERN] = list(flags), "max_window_layers" if config.get("layer_types") is None else "layer_types"
     elif windows is not None:
-        period = next((name for name in _PERIODS if config.get(name)), _PERIODS[0])
-        found[_PATTERN] = config.get(period), period
+        found[_PATTERN] = config.get(PERIOD), PERIOD
     return found
 
 

@@ -30,6 +30,18 @@ _OTHERS = {
     "block_sparse_moe.router.layer": "moe_router_logits",
     "mlp.moe_statics.e_score_correction_bias": "moe_router_scores",
 }  # fmt: skip
+#: What mlx-lm calls all experts in one tensor, [experts, rows, columns], and where.
+_OF_MLX = {
+    f"{where}.switch_mlp.{name}": _EXPERT_SLOTS[name]
+    for where in ("mlp", "block_sparse_moe")
+    for name in ("gate_proj", "up_proj", "down_proj")
+}
+#: What wrappers put into the names of a model's modules: torch.compile, DataParallel, FSDP, checkpointing, DeepSpeed, PEFT.
+_AT_THE_FRONT, _ANYWHERE = (
+    ("module", "base_model.model", "_forward_module"),
+    ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+)
+_WRAPPERS = re.compile(rf"^(?:(?:{'|'.join(map(re.escape, _AT_THE_FRONT))})\.)+|(?:(?<=\.)|^)(?:{'|'.join(_ANYWHERE)})\.")
 #: Ends of the names of what belongs to a weight.
 _SCALES = {"weight_scale_inv": "scale_inv", "weight_scale": "scale"}
 
@@ -61,7 +73,8 @@ class Names:
         self._prefix = next((prefix for prefix in prefixes if f"{prefix}{family.hf_name('embedding')}.weight" in tensors), "model.")
         slots = dict.fromkeys((*family.hf_names, *HF_NAMES, *family.gguf_names, *GGUF_NAMES))
         modules = {module: slot for slot in reversed(slots) if (module := family.hf_name(slot)) is not None}
-        self._modules = {**_OTHERS, **modules}
+        by_mlx = {name: slot for name, slot in _OF_MLX.items() if slot not in family.hf_transposed}
+        self._modules = {**_OTHERS, **by_mlx, **modules}
         self._layer = re.compile(rf"{re.escape(family.hf_layers)}\.(\d+)\.(.+)")
 
     def place(self, name: str) -> Place | None:
@@ -104,6 +117,12 @@ class Names:
         """The name in GGUF."""
         name = self._family.tensor_name(slot, part)
         return name if layer is None else f"blk.{layer}.{name}"
+
+
+def without_wrappers(name: str) -> str:
+    """``name`` without what programs that wrap a model put in front of, or into, the names of its tensors."""
+    shorter = _WRAPPERS.sub("", name)
+    return shorter if shorter == name else without_wrappers(shorter)
 
 
 def own_name(family: type[Family], name: str) -> str | None:

@@ -12,6 +12,8 @@ from aprgraph.graph.sources.checkpoint.awq import read_awq
 from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
 from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized, read_compressed_tensors
 from aprgraph.graph.sources.checkpoint.gptq import read_gptq
+from aprgraph.graph.sources.checkpoint.mlx import FIELD as MLX_FIELD
+from aprgraph.graph.sources.checkpoint.mlx import read_mlx
 from aprgraph.graph.sources.checkpoint.places import read_json
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
@@ -22,7 +24,7 @@ _ORIGINAL = "give the checkpoint that it was quantised from"
 #: Files beside config.json in which old checkpoints say it, and the kind that they are of.
 _BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
 #: What a kind that is not decoded here is told.
-_KNOWN = "FP8, MXFP4, GPTQ, AWQ, compressed-tensors and bitsandbytes"
+_KNOWN = "FP8, MXFP4, GPTQ, AWQ, compressed-tensors, bitsandbytes and MLX's"
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,9 @@ class Quantization:
 
 def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
     """How the weights are quantised. Raises UnsupportedModelError for a kind that is not decoded here."""
+    by_mlx, other = config.get(MLX_FIELD), config.get("quantization_config")
+    if isinstance(by_mlx, dict) and by_mlx and not (isinstance(other, dict) and "quant_method" in other):
+        return Quantization(modules=(read_mlx(by_mlx, where),), kind="MLX")
     given = config.get("quantization_config") or config.get("compression_config") or _read_beside(where.parent)
     if not given:
         return Quantization()

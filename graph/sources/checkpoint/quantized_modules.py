@@ -6,6 +6,7 @@ the integers are packed is said in one file a format: gptq.py, awq.py, compresse
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,12 @@ class ModuleFormat(Protocol):
 
 @dataclass(frozen=True)
 class Decoding:
-    """A weight [rows, columns] whose rows from ``start`` to ``stop`` are ``decode(start, stop)``.
+    """A weight [rows, columns], or [experts, rows, columns], whose rows from ``start`` to ``stop`` are ``decode(start, stop)``.
 
     ``radius(start, stop)``: how far each of their elements may be from the one that was quantised, [rows, columns].
     """
 
-    dims: tuple[int, int]
+    dims: tuple[int, ...]
     decode: Callable[[int, int], Reals]
     radius: Callable[[int, int], Reals]
 
@@ -74,7 +75,7 @@ class _DecodedFile:
 
     def bytes_of(self, tensor: StoredTensor) -> npt.NDArray[np.uint8]:
         """The bytes of the decoded weight."""
-        rows, columns = tensor.dims
+        rows, columns = math.prod(tensor.dims[:-1]), tensor.dims[-1]
         whole, step = np.empty((rows, columns), np.float32), max(_CHUNK // columns, 1)
         with np.errstate(invalid="ignore", over="ignore"):  # scales may be Inf or NaN, which is for `check` to say
             for start in range(0, rows, step):
@@ -110,7 +111,7 @@ def with_decoded_modules(stored: Mapping[str, StoredTensor], module_format: Modu
         decoding = module_format.weight(parts)
         file = _DecodedFile(first.file.path, first.file.mapped, decoding)
         found[weight] = StoredTensor(
-            file, weight, "F32", decoding.dims, first.offset, 4 * decoding.dims[0] * decoding.dims[1], module_format.kind, decoding.radius
+            file, weight, "F32", decoding.dims, first.offset, 4 * math.prod(decoding.dims), module_format.kind, decoding.radius
         )
     return found
 

@@ -86,7 +86,11 @@ class SafetensorsFile:
                 "download it again"
             )
         self.data_start = 8 + length
-        self.tensors = self._read_tensors(_parse(path, self.mapped.mapping[8 : self.data_start]))
+        header = _parse(path, self.mapped.mapping[8 : self.data_start])
+        said = header.get("__metadata__")
+        #: The library whose tensors it holds, as it says: `pt`, `mlx`; "" where it does not.
+        self.format = str(said.get("format", "")) if isinstance(said, dict) else ""
+        self.tensors = self._read_tensors(header)
 
     def _read_tensors(self, header: dict[str, Any]) -> dict[str, StoredTensor]:
         found = {name: self._read_entry(name, entry) for name, entry in header.items() if name != "__metadata__"}

@@ -17,7 +17,7 @@ from aprgraph.graph.passes.apply_arithmetic import apply_arithmetic
 from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.sources.whole_digest import sampled_share
 from aprgraph.graph.stages import LOGITS, is_logits
-from aprgraph.graph.words import listed
+from aprgraph.graph.words import joined, listed
 from aprgraph.runtime.blame.arithmetic_fit import limits_of
 from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.chosen_arithmetic import ChosenArithmetic
@@ -203,10 +203,11 @@ class Auditor:
         recorded = self.recorded
         tensors = [tensor for step in recorded.steps for tensor in recorded.of_step(step).values() if not is_logits(tensor.node.stage)]
         last = sum(tensor.last_axis is not None for tensor in tensors)
+        which = "one" if self._judge.positions else "the last"
         for one in (
             unread_reservation(recorded.trace, found.name, found.replayed),
             one_position(recorded.prompt_length, recorded.steps),
-            Reservation(f"of {last} of {len(tensors)} tensors the last position alone was recorded", "the last position shows")
+            Reservation(f"of {last} of {len(tensors)} tensors one position alone was recorded", f"{which} position shows")
             if 2 * last > len(tensors)
             else None,
         ):
@@ -255,7 +256,9 @@ class Auditor:
         last = [entry for entry in last if not is_logits(entry.stage)]
         if last:
             names = listed((entry.label for entry in last), 3)
-            yield Caveat(f"{trace.directory} holds the last position only of {names}: the others are not checked")
+            others = [f"position {other}" for other in dict.fromkeys(self._judge.positions.values())]
+            which = f"which by the values is {joined(others)}, not the last" if others else "which is taken for the last"
+            yield Caveat(f"{trace.directory} holds one position only of {names}, {which}: the others are not checked")
         if recorded.foreign:
             names = listed((entry.label for entry in recorded.foreign), 3)
             yield Caveat(f"{trace.directory} holds what the model has not: {names}")

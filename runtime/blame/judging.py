@@ -26,6 +26,7 @@ from aprgraph.runtime.blame.float_range import FLOAT16, FLOAT32, Overflow, find_
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.hypotheses import Hypothesis, likeliest_of, turned_rows
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
+from aprgraph.runtime.blame.one_position import OnePosition
 from aprgraph.runtime.blame.recorded import RecordedTensor
 from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
@@ -68,6 +69,7 @@ class Judge:
         self._doubts = Doubts(replayer, compare_case)
         self._explainer = Explainer()
         self._twins = Twins()
+        self._one_position = OnePosition()
 
     def tolerance(self, stage: str, step: int) -> Tolerance:
         """What a stage is held to in one step, of which the last position is known as far as the prompt's length is."""
@@ -115,6 +117,12 @@ class Judge:
             found = self._judge_ids(local, recorded, case.computed, node)
             return replace(found, explanation=self._explain(found, case, "")) if explain and found.state is LocalState.WRONG else found
         found = compare_case(local, case)
+        if self._one_position.is_elsewhere(found, case, value):
+            return found  # what it is, the others of one position tell
+        return self._looked_at(found, case, explain=explain)
+
+    def _looked_at(self, found: LocalError, case: Case, *, explain: bool) -> LocalError:
+        """What a comparison ``found``, with what excuses or explains a wrong tensor."""
         if found.state is LocalState.WRONG:
             as_it_stands = self._doubts.as_they_stand(found, case)
             if as_it_stands is not None:
@@ -193,6 +201,11 @@ class Judge:
 
         A wrong tensor that holds what another stage holds says that.
         """
+        found = list(found)
+        read = self._one_position.read(found)
+        left = self._one_position.deferred - read.keys()
+        found = [read.get(local.key, local) for local in found]
+        found = [self._looked_at(one, self._one_position.case_of(one.key), explain=True) if one.key in left else one for one in found]
         return agreed([self._with_twin(self._doubts.settled(local)) for local in found], self._graph)
 
     def _with_twin(self, local: LocalError) -> LocalError:
@@ -200,6 +213,11 @@ class Judge:
         if twin is None:
             return local
         return replace(local, twin=twin)
+
+    @property
+    def positions(self) -> Mapping[int, int]:
+        """Of which position the tensors of one position are, by step, where that is not the last."""
+        return self._one_position.others
 
     def as_read(self, trace: Trace) -> Trace:
         """``trace`` with the tensors that were recorded otherwise as they are to be read."""

@@ -90,7 +90,8 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
     for side in ("a", "b"):
         labels = [pair.entry.label for pair in pairs if pair.last_of == side]
         if labels:
-            yield Caveat(f"{'B' if side == 'a' else 'A'} holds the last position only, which is what is compared, for {_named(labels)}")
+            holder = "B" if side == "a" else "A"
+            yield Caveat(f"{holder} holds one position only, which is taken for the last and is what is compared, for {_named(labels)}")
     yield from _layers(shaped)
     yield from _uncertain_shapes(pairs, shaped)
     overridden = {row.override: 0 for row in rows if row.override is not None}

@@ -120,7 +120,7 @@ def positions_reservation(pairs: Sequence[Pair], names: Sequence[str]) -> Reserv
         return None
     holders = f"{' and '.join(sorted(sides))} {'hold' if len(sides) > 1 else 'holds'}"
     return Reservation(
-        f"{holders} the last position alone of most tensors, so that {compared:,} of {there:,} rows were compared: a fault at other "
+        f"{holders} one position alone of most tensors, so that {compared:,} of {there:,} rows were compared: a fault at other "
         "positions may not show",
         "was compared",
         only_if_alike=True,

@@ -140,7 +140,9 @@ def test_a_directory_of_apr(ours: Trace, tmp_path: Path) -> None:
         "q_norm", "k_norm", "moe_router_logits", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out",
     }  # fmt: skip
     assert any(
-        note.startswith("B holds the last position only, which is what is compared, for layer 0 moe_router, layer 0 moe_router_indices")
+        note.startswith(
+            "B holds one position only, which is taken for the last and is what is compared, for layer 0 moe_router, layer 0 moe_router_indices"
+        )
         for note in report.notes
     )
 

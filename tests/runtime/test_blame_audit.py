@@ -118,7 +118,10 @@ def test_tensors_of_the_last_position_alone(tiny_model: Tiny, tmp_path: Path) ->
         _last_position_alone(directory / "layer-1" / f"{stage}.bin")
     found = audit(Trace.open(directory), load_model(model), tokens=TOKENS)
     assert (wrong(found), unknown(found)) == ([], [])
-    assert f"{directory} holds the last position only of layer 1 moe_router, layer 1 moe_ffn_out: the others are not checked" in found.notes
+    assert (
+        f"{directory} holds one position only of layer 1 moe_router, layer 1 moe_ffn_out, which is taken for the last: the others are not checked"
+        in found.notes
+    )
     assert (0, 1, "moe_router") not in found.by_key[0, 1, "post_ffn_residual"].sources
     values = np.frombuffer((directory / "layer-1/moe_ffn_out.bin").read_bytes()[12:], "<f4")
     write_aprt(directory / "layer-1/moe_ffn_out.bin", 1, noisy(values, 1e-3))
@@ -383,4 +386,31 @@ def test_the_last_position_of_everything_is_not_plainly_right(tiny_model: Tiny, 
     found = audit(Trace.write(tmp_path / "theirs", tensors, tokens=TOKENS), load_model(tiny_model()))
     assert (found.exit_code, found.wrong) == (0, ())
     assert found.sentence.startswith("theirs: right as far as the last position shows, the model explains all 10 tensors")
-    assert "Of 10 of 10 tensors the last position alone was recorded." in found.sentence
+    assert "Of 10 of 10 tensors one position alone was recorded." in found.sentence
+
+
+@pytest.mark.contract("BLAME-UNREAD-1")
+@pytest.mark.parametrize("position", [0, 2, 4, 6])
+def test_one_position_is_the_last_unless_the_values_are_another_s(tiny_model: Tiny, tmp_path: Path, position: int) -> None:
+    """Recorded at another position nothing is wrong, and which one it is, is said; a fault beside that is still found."""
+    trace = traced(tmp_path / "trace", tiny_model(), taps="embedding,attn_norm,ffn_norm,attn_out,ffn_out,post_ffn_residual")
+    tensors = {(entry.layer, entry.stage): np.array(trace.load(entry))[position : position + 1] for entry in trace.entries}
+    found = audit(Trace.write(tmp_path / "theirs", tensors, tokens=TOKENS), load_model(tiny_model()))
+    assert (found.exit_code, wrong(found)) == (0, [])
+    which = "which is taken for the last" if position == 6 else f"which by the values is position {position}, not the last"
+    assert f"{tmp_path}/theirs holds one position only of layer 0 embedding" in "".join(found.notes)
+    assert f"{which}: the others are not checked" in "".join(found.notes)
+    readings = {one.reading for one in found.locals if one.reading is not None}
+    assert readings == (set() if position == 6 else {f"at position {position}, not at the last"})
+    tensors[1, "ffn_norm"] = tensors[1, "ffn_norm"] * 1.5
+    found = audit(Trace.write(tmp_path / "theirs", tensors, tokens=TOKENS), load_model(tiny_model()))
+    assert wrong(found) == ["layer 1 ffn_norm"]
+
+
+def test_a_row_that_stands_in_place_of_the_last_is_wrong(tiny_model: Tiny, tmp_path: Path) -> None:
+    """One tensor at another position than those beside it."""
+    trace = traced(tmp_path / "trace", tiny_model(), taps="embedding,attn_norm,ffn_norm,attn_out,ffn_out,post_ffn_residual")
+    tensors = {(entry.layer, entry.stage): np.array(trace.load(entry))[-1:] for entry in trace.entries}
+    tensors[1, "ffn_norm"] = np.array(trace["layer1.ffn_norm"])[2:3]
+    found = audit(Trace.write(tmp_path / "theirs", tensors, tokens=TOKENS), load_model(tiny_model()))
+    assert wrong(found) == ["layer 1 ffn_norm"]

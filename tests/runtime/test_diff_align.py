@@ -144,7 +144,7 @@ def test_a_side_that_holds_the_last_position_only(tmp_path: Path, bare: bool, sw
     sides = [tmp_path / "whole", tmp_path / "last"]
     report = diff(*(sides[::-1] if swap else sides))
     assert set(classes(report).values()) == {Class.IDENTICAL}
-    note = next(note for note in report.notes if "last position only" in note)
+    note = next(note for note in report.notes if "one position only, which is taken for the last" in note)
     assert note.startswith("A" if swap else "B")
     assert "layer 0 moe_router" in note
     assert "lm_head" in note

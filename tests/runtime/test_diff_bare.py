@@ -61,10 +61,10 @@ def test_a_manifest_on_one_side_tells_the_shapes_of_both(tmp_path: Path, tiny_mo
         assert row.metrics.positions is not None, row.label
         assert row.metrics.positions.size == (1 if row.key[2] in (*APR_LAST, "lm_head") else 5), row.label
         assert row.metrics.channels is not None
-    last = [note for note in report.notes if "last position only" in note]
+    last = [note for note in report.notes if "one position only" in note]
     assert len(last) == (family == "qwen3moe")
     if last:
-        assert last[0].startswith("B holds the last position only")
+        assert last[0].startswith("B holds one position only")
         assert "layer 0 moe_router, layer 0 moe_ffn_out" in last[0]
     assert any("B has no manifest" in note for note in report.notes)
 
@@ -76,7 +76,7 @@ def test_a_bare_side_that_holds_all_positions_where_the_other_holds_the_last(tmp
     write_bare(tmp_path / "b", {(None, "final_norm"): norm, (None, "lm_head"): logits})
     report = both_ways(tmp_path / "a", tmp_path / "b")
     assert {row.classification for row in report.rows} == {Class.IDENTICAL}
-    assert any(note.startswith("A holds the last position only") for note in report.notes)
+    assert any(note.startswith("A holds one position only") for note in report.notes)
 
 
 @pytest.mark.contract("DIFF-BARE-1")
@@ -90,7 +90,7 @@ def test_two_bare_traces_are_told_by_the_softmax(tmp_path: Path, tiny_model: Cal
     assert report.row((0, 0, "qkv_matmul")).shape == ours.tensor("qkv_matmul", 0).shape
     assert report.row((0, 1, "attn_scores")).shape == ours.tensor("attn_scores", 1).shape
     assert report.row((0, 0, "moe_ffn_out")).shape == (1, 64)
-    assert any("last position only" in note and "moe_ffn_out" in note for note in report.notes)
+    assert any("one position only" in note and "moe_ffn_out" in note for note in report.notes)
     wrong = np.array(ours.tensor("ffn_norm", 1))
     wrong[3] *= 1.01
     write_bare(b, {(1, "ffn_norm"): wrong})

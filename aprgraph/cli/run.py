@@ -293,6 +293,7 @@ def _record(
 ) -> Trace:
     from aprgraph.api import check_room  # noqa: PLC0415
     from aprgraph.graph.words import bytes_text  # noqa: PLC0415
+    from aprgraph.runtime.trace.destination import check_trace_place, describe_replaced  # noqa: PLC0415
 
     count = len(run_plan.taps) * len(run_plan.options.steps)
     tensors = "1 tensor" if count == 1 else f"{count} tensors"
@@ -303,6 +304,8 @@ def _record(
         check_room(directory, run_plan.nbytes)
     if not quiet and not is_quiet():
         typer.echo(announcement)
+    if (replaced := check_trace_place(directory, force=force).replaced) is not None:
+        print_notice(describe_replaced(directory, replaced))
     if run_plan.options.max_tokens:  # the text shows how far it is
         trace = compiled.record(run_plan, directory, threads=threads, stats_only=stats_only, force=force, on_token=text.add)
         text.finish()

@@ -18,7 +18,7 @@ from pathlib import Path
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.input_file import read_input
 from aprgraph.graph.json_documents import ListOf, Record, Text, parse_strict_json
-from aprgraph.graph.words import listed
+from aprgraph.graph.words import counted, listed
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, TraceInfo, read_manifest
 from aprgraph.runtime.trace.unread_files import list_folder
 from aprgraph.runtime.trace.without_manifest import is_place_of_stage
@@ -46,12 +46,14 @@ def author_of(info: TraceInfo) -> str:
 class TracePlace:
     """What a directory for a trace holds: ``old``, the files of a trace that is to be replaced, and ``others``, which stay.
 
-    ``problem`` says what of it is somebody's, None where nothing is. Both lists are relative to the directory.
+    ``problem`` says what of it is somebody's, None where nothing is, and ``replaced`` what goes, None where nothing does. Both lists
+    are relative to the directory.
     """
 
     old: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
     problem: str | None = None
+    replaced: str | None = None
 
 
 def look_at(directory: Path, author: str) -> TracePlace:
@@ -71,7 +73,8 @@ def look_at(directory: Path, author: str) -> TracePlace:
             raise TraceError.at_place(f"{directory}: another run is writing there", "wait for it")
         kept = _kept_by(directory / MARKER)
         left = [file for file in tensors if file not in kept]
-        return TracePlace(tuple(left), tuple(file for file in names if file not in left))
+        gone = f"what an interrupted run left ({counted(len(left), 'tensor')})" if left else None
+        return TracePlace(tuple(left), tuple(file for file in names if file not in left), replaced=gone)
     if not os.path.lexists(directory / MANIFEST):
         return TracePlace((), tuple(names), _strangers(names, tensors))
     try:
@@ -86,7 +89,8 @@ def look_at(directory: Path, author: str) -> TracePlace:
         problem = f"a trace that {whose} wrote"
     elif unlisted := [file for file in tensors if file not in recorded]:
         problem = f"tensors that its {MANIFEST} does not list ({listed(unlisted, _SHOWN)})"
-    return TracePlace(tuple(sorted(recorded)), others, problem)
+    run = f", {len(info.tokens)} tokens" if info.tokens else ""
+    return TracePlace(tuple(sorted(recorded)), others, problem, f"an earlier trace ({counted(len(entries), 'tensor')}{run})")
 
 
 def refuse_links(directory: Path) -> None:
@@ -112,6 +116,11 @@ def _strangers(names: Collection[str], tensors: Collection[str]) -> str | None:
     if tensors:
         return f"tensors without a {MANIFEST}, as another program leaves them ({listed(tensors, _SHOWN)})"
     return f"what is no trace ({listed(names, _SHOWN)})" if names else None
+
+
+def describe_replaced(directory: Path, replaced: str) -> str:
+    """A sentence on what goes when the first tensor of the next trace is there."""
+    return f"{directory} holds {replaced}, which this run replaces"
 
 
 def describe_others(directory: Path, others: Collection[str]) -> str:

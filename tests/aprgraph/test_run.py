@@ -30,9 +30,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: object) -> str:
-    """What a run that must succeed prints; that layers nobody asked about are left out is no news here."""
+    """What a run that must succeed prints; that layers nobody asked about are left out, or a trace is replaced, is no news here."""
     result = run_cli("run", *arguments)
-    assert (result.code, re.sub(r"note: layer 0 is recorded, and .*\n", "", result.err)) == (0, ""), result.err
+    assert (result.code, re.sub(r"note: (layer 0 is recorded, and|.* holds an earlier trace) .*\n", "", result.err)) == (0, ""), result.err
     return result.out
 
 
@@ -208,7 +208,10 @@ def test_another_run_into_the_same_place_replaces_the_trace_alone(tiny: Compiled
     run(tiny.artifact.directory, "--tokens", TOKENS, "--taps", "ffn_up,ffn_out", "-o", "t")
     (here / "t" / "notes.txt").write_text("mine")
     again = run_cli("run", tiny.artifact.directory, "--tokens", "9,9", "--taps", "ffn_up", "--layers", "0", "-o", "t")
-    assert (again.code, again.err) == (0, "note: t also holds what is not of this trace, and stays: notes.txt\n")
+    assert (again.code, again.err.splitlines()) == (0, [
+        "note: t also holds what is not of this trace, and stays: notes.txt",
+        "note: t holds an earlier trace (2 tensors, 3 tokens), which this run replaces",
+    ])  # fmt: skip
     assert sorted(files_under(here / "t")) == ["layer-0/ffn_up.bin", "notes.txt", "trace.json"]
     trace = Trace.open(here / "t")
     assert [entry.stage for entry in trace.entries] == ["ffn_up"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,7 @@ from aprgraph.graph.errors import AprgraphError, ModelFileError
 from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.executors import WorkersExecutor
 from aprgraph.runtime.executors.workers import WorkerLostError
-from aprgraph.sweep import cell_files, uploads
+from aprgraph.sweep import cell_files, received, uploads
 from aprgraph.sweep.cells import Cell, Group, RunCell
 from aprgraph.sweep.findings import Findings, find
 from aprgraph.sweep.head import run_sweep
@@ -243,3 +245,27 @@ def test_a_model_that_changed_while_it_was_sent_is_not_taken(tiny_model: Tiny, t
     assert "is another file: its fingerprint is not" in found.cells[0].sentence
     assert json.loads((tmp_path / "there" / "store.json").read_text())
     assert not [*Store(tmp_path / "there").keys()]
+
+
+@pytest.mark.contract("SWEEP-UPLOAD-3")
+def test_models_that_nobody_asks_for_go_when_another_comes(tmp_path: Path) -> None:
+    def send(fingerprint: str) -> None:
+        received.begin_receiving(fingerprint, "models", {"models/m.gguf": 100})
+        received.receive(fingerprint, "models/m.gguf", 10, b"bytes")
+        received.end_receiving(fingerprint, "models/m.gguf")
+
+    def asked_for(fingerprint: str, days: int) -> None:
+        folder = received_models() / fingerprint
+        for path in (folder / "opens", folder):
+            os.utime(path, (time.time() - days * 86400,) * 2)
+
+    ages = {"old": 31, "used": 31, "recent": 29}
+    for name in ages:
+        send(name)
+    for name, days in ages.items():
+        asked_for(name, days)
+    assert received_model("used") == received_models() / "used/models/m.gguf"
+    (received_models() / "begun").mkdir()
+    send("new")
+    assert {path.name for path in received_models().iterdir()} == {"used", "recent", "begun", "new"}
+    assert received_model("old") is None

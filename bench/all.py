@@ -17,6 +17,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -119,12 +120,16 @@ def in_process(group: str, part: str, options: argparse.Namespace) -> Iterator[R
 
 
 def machine() -> dict[str, Any]:
-    """What this runs on: the CPU level that is compiled for, processors, their name."""
+    """What this runs on: the CPU level that is compiled for, processors, their name.
+
+    Virtual machines may give a whole line of processors one name, so their family and model are part of it, as Linux has them.
+    """
     from aprgraph.codegen.cpu.levels import native_cpu
 
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return {"level": native_cpu().name, "processors": PROCESSORS, "processor": name}
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    kind = f"family {about['cpu family']} model {about['model']}" if "cpu family" in about else platform.machine()
+    return {"level": native_cpu().name, "processors": PROCESSORS, "processor": f"{about.get('model name', 'processor')}, {kind}"}
 
 
 def versions(options: argparse.Namespace) -> dict[str, Any]:
@@ -171,7 +176,8 @@ def everything(options: argparse.Namespace) -> int:
     """Measure the groups that were asked for, and keep what was found after each. Returns the exit code."""
     about = {**machine(), **versions(options), "load": {"before": os.getloadavg()[0]}}
     stamp = Stamp(dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), commit(repository.ROOT))
-    path = options.results / f"{about['level']}-{about['processors']}.json"
+    kind = re.sub(r"\W+", "-", about["processor"].rpartition(", ")[2])
+    path = options.results / f"{about['level']}-{about['processors']}-{kind}.json"
     text = committed_text(repository.ROOT, path) if path.is_relative_to(repository.ROOT) else None
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
     print(f"{about['processor']}, {about['level']}, {PROCESSORS} processors, load {about['load']['before']:.1f}, {options.rounds} rounds")

@@ -45,7 +45,9 @@ SIDE_TENSORS = (
         "that scale the keys and values of a cache in 8 bits, which nothing here has,",
         re.compile(r".*\.((self_attn|attn|[kv]_proj|qkv_proj)\.([kv]|kv|q|prob)_scale|([kv]|qkv)_proj\.output_scale|kv_scale)"),
     ),
-    SideTensors("that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.(input|activation)_scale")),
+    SideTensors(
+        "that scale activations before they are rounded, which nothing here does,", re.compile(r".*\.(input|activation)_(global_)?scale")
+    ),
 )
 
 _MOST_SHOWN = 200

@@ -230,6 +230,20 @@ def kind_of_folder(folder: Path) -> FileKind | None:
     if models:
         more = " …" if len(models) > 3 else ""
         return FileKind("folder", "a folder", f"give one of its files: {', '.join(shown(name) for name in models[:3])}{more}")
+    if "adapter_config.json" in names and not any(name.startswith(("model", "pytorch_model")) for name in names):
+        return FileKind(
+            "lora",
+            "a LoRA adapter, or another one of PEFT's",
+            "merge it into its model (PeftModel.merge_and_unload of peft) and give that one",
+        )
+    if any(name.endswith(".onnx") for name in names) and not any(name.endswith(".safetensors") for name in names):
+        return FileKind("onnx", "a folder with an ONNX model", _OTHER)
+    if "params.json" in names and "config.json" not in names:
+        return FileKind(
+            "consolidated",
+            "a checkpoint with params.json, as Meta and Mistral AI write them beside those of transformers",
+            f"get the config.json and model*.safetensors of the same model, or {_CONVERT}",
+        )
     if "config.json" in names or any(name.endswith((".safetensors", ".bin.index.json")) for name in names):
         return FileKind(
             "hf-folder",

@@ -272,7 +272,7 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
             ("llama-f32-linear", lambda config, more=more: config.update(quantization_config={"quant_method": "compressed-tensors", **more}), words)
             for more, words in (
                 ({"format": "marlin-24"}, "the format of compressed-tensors is 'marlin-24'; supported are dense, pack-quantized"),
-                ({"config_groups": {"a": {"format": "nvfp4-pack-quantized"}}}, "the format of compressed-tensors is 'nvfp4-pack-quantized'"),
+                ({"config_groups": {"a": {"format": "mxfp6-pack-quantized"}}}, "the format of compressed-tensors is 'mxfp6-pack-quantized'"),
                 ({"config_groups": [1]}, "config_groups is [1], expected an object of objects"),
                 ({"sparsity_config": {"format": "sparse-24-bitmask"}}, "sparsity_config.format is 'sparse-24-bitmask'; supported is dense"),
                 ({"transform_config": {"config_groups": {}}}, "transform_config is there, whose rotations of activations nothing here applies"),
@@ -283,7 +283,8 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
             ("llama-f32-linear", lambda config, kind=kind: config.update(quantization_config={"quant_method": kind}), advice)
             for kind, advice in {
                 "gptq": "quantization_config.bits is None; supported for GPTQ are 2, 3, 4 and 8",
-                "quark": "by 'quark', which aprgraph does not decode (it does FP8, MXFP4, GPTQ, AWQ, compressed-tensors, bitsandbytes and MLX's); give",
+                "quark": "by 'quark', which aprgraph does not decode (it does FP8, MXFP4, NVFP4, GPTQ, AWQ, compressed-tensors, "
+                "bitsandbytes and MLX's); give",
             }.items()
         ),
     ],

@@ -140,6 +140,50 @@ def test_files_that_are_missing_or_in_doubt_are_named(tmp_path: Path) -> None:
         assert f"names the file {value!r}, expected" in failure(folder)
 
 
+@pytest.mark.contract("FILE-HF-1")
+def test_a_whole_file_beside_an_index_counts_as_in_transformers(tmp_path: Path) -> None:
+    """As where a model was saved anew over its shards: which of both a program takes differs, and a notice says so."""
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    content = (folder / "model.safetensors").read_bytes()
+    names = in_shards(folder, 3)
+    tensors = unpacked(content)
+    dtype, shape, norm = tensors["model.norm.weight"]
+    (folder / "model.safetensors").write_bytes(packed(tensors | {"model.norm.weight": (dtype, shape, bytes(len(norm)))}))
+    for are_there, said in ((True, "which are there too"), (False, "which are not there")):
+        if not are_there:
+            for name in names:
+                (folder / name).unlink()
+        source = open_source(folder)
+        assert not source.tensor_bytes(source.tensors["output_norm.weight"]).any()
+        assert any(
+            f"model.safetensors counts, as in transformers, and not the files of model.safetensors.index.json, {said}: " in str(one)
+            for one in source.notices
+        )
+
+
+@pytest.mark.contract("FILE-HF-1")
+def test_tensors_of_the_index_that_no_file_holds_are_said(tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    names = in_shards(folder, 2)
+    assert not load_model(folder).notices
+    change(folder, lambda index: index["weight_map"].update({"model.layers.9.x": names[0]}), "model.safetensors.index.json")
+    (notice,) = load_model(folder).notices
+    assert str(notice).startswith("model.safetensors.index.json names 1 tensor that no file holds (model.layers.9.x): ")
+
+
+@pytest.mark.contract("FILE-HF-1")
+def test_an_adapter_is_no_model_and_is_not_applied(tmp_path: Path) -> None:
+    folder = write_checkpoint("llama-f32-linear", tmp_path)
+    adapter = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": ("F32", [4, 32], bytes(512))}
+    (folder / "adapter_model.safetensors").write_bytes(packed(adapter))
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    (notice,) = load_model(folder).notices
+    assert str(notice).startswith("adapter_config.json: an adapter lies beside the model, and is not applied; where it is to be, merge it")
+    assert "adapter_model.safetensors: this is a LoRA adapter" in failure(folder / "adapter_model.safetensors")
+    (folder / "model.safetensors").unlink()
+    assert "adapter_model.safetensors is a LoRA adapter, or another one of PEFT's, and no model lies beside it; merge it" in failure(folder)
+
+
 @pytest.mark.contract("FILE-HF-2")
 def test_shards_without_an_index_are_found_by_their_names(tmp_path: Path) -> None:
     folder = write_checkpoint("qwen3-f32", tmp_path)

@@ -18,6 +18,7 @@ from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources.checkpoint.awq import Awq
 from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
 from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized
+from aprgraph.graph.sources.checkpoint.fp4 import COMPRESSED, MODELOPT
 from aprgraph.graph.sources.checkpoint.gptq import Gptq
 from aprgraph.graph.sources.checkpoint.mlx import Mlx
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
@@ -116,6 +117,81 @@ def test_layers_are_decoded_as_by_mlx(name: str, tmp_path: Path) -> None:
     else:
         halves = {0: 0.25, 0.5: 0.25, 1: 0.25, 1.5: 0.25, 2: 0.5, 3: 0.5, 4: 1, 6: 1}
         assert np.array_equal(radius, scales * np.vectorize(halves.get, otypes=[np.float32])(np.abs(rows) / np.where(scales, scales, 1)))
+
+
+@pytest.mark.contract("FILE-HF-5")
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp4", "modelopt"])
+def test_floats_of_four_bits_are_decoded_as_by_compressed_tensors(name: str, tmp_path: Path) -> None:
+    """ModelOpt has the same bytes under other names, and the inverse of the number of the whole layer, here a power of two."""
+    stored = "mxfp4" if name == "mxfp4" else "nvfp4"
+    with np.load(GOLDEN / "fp4_layers.npz") as file:
+        parts = {key.removeprefix(f"{stored}."): file[key] for key in file.files if key.startswith(f"{stored}.")}
+    wanted = parts.pop("decoded")
+    if name == "modelopt":
+        parts = {
+            "weight": parts["weight_packed"],
+            "weight_scale": parts["weight_scale"],
+            "weight_scale_2": 1 / parts["weight_global_scale"],
+        }
+    tensors = entries("a.b", parts)
+    if stored == "nvfp4":
+        tensors["a.b.weight_scale"] = ("F8_E4M3", *tensors["a.b.weight_scale"][1:])
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(tensors))
+    (weight,) = with_decoded_modules(SafetensorsFile(path).tensors, MODELOPT if name == "modelopt" else COMPRESSED).values()
+    assert (weight.name, weight.dtype, weight.dims) == ("a.b.weight", "F32", wanted.shape)
+    assert np.array_equal(weight.view().view(np.float32).reshape(wanted.shape), wanted)
+    assert weight.radius is not None
+    radius = weight.radius(0, len(wanted))
+    assert np.array_equal(weight.radius(3, 8), radius[3:8])
+    group = 32 if name == "mxfp4" else 16
+    largest = np.abs(wanted).reshape(32, -1, group).max(axis=-1).repeat(group, axis=1)
+    assert (radius <= largest / 4).all()
+    assert (radius[np.abs(wanted) == largest] >= largest[np.abs(wanted) == largest] / 8).all()
+
+
+@pytest.mark.contract("FILE-HF-5")
+def test_a_checkpoint_of_modelopt_is_that_of_its_decoded_weights(tmp_path: Path) -> None:
+    """By config.json, or by hf_quant_config.json beside it; scales of activations and caches are left out, with notices."""
+    folder, plain = quantised(tmp_path, "awq")
+    config, tensors = json.loads((plain / "config.json").read_text()), unpacked((plain / "model.safetensors").read_bytes())
+    generator, decoded = np.random.default_rng(5), dict(tensors)
+    levels = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+    for module in ("q_proj", "o_proj"):
+        name = f"model.layers.1.self_attn.{module}"
+        codes = generator.integers(0, 16, (48, 48), dtype=np.uint8)
+        scales = generator.uniform(0.1, 4, (48, 3)).astype(ml_dtypes.float8_e4m3fn)
+        whole = np.float32(0.017)
+        del tensors[f"{name}.weight"]
+        tensors |= entries(name, {"weight": codes[:, ::2] | codes[:, 1::2] << 4, "input_scale": np.float32(3).reshape(()),
+                                  "weight_scale_2": whole.reshape(())})  # fmt: skip
+        tensors[f"{name}.weight_scale"] = ("F8_E4M3", [48, 3], scales.tobytes())
+        decoded |= entries(name, {"weight": levels[codes] * (scales.astype(np.float32) * whole).repeat(16, axis=1)})
+    tensors["model.layers.1.self_attn.k_proj.k_scale"] = ("F32", [], bytes(4))
+    (folder / "model.safetensors").write_bytes(packed(tensors))
+    (plain / "model.safetensors").write_bytes(packed(decoded))
+    given = {"quant_algo": "NVFP4", "kv_cache_scheme": {"num_bits": 8}}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "modelopt", **given}}))
+    logits = [
+        aprgraph.load(path).compile("reference", directory=tmp_path / f"{path.name}.aprg").logits([3, 1, 4, 1, 5])
+        for path in (folder, plain)
+    ]
+    assert np.array_equal(*logits)
+    notices = [str(one) for one in load_model(folder).notices]
+    assert "activations are not rounded, as the checkpoint of ModelOpt (NVFP4) asks for" in notices
+    assert "keys and values of the cache are not rounded, as the checkpoint of ModelOpt (NVFP4) asks for" in notices
+    assert any(one.startswith("tensors that scale the keys and values of a cache in 8 bits") for one in notices)
+    (folder / "config.json").write_text(json.dumps(config))
+    old = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4", "exclude_modules": ["lm_head"]}}
+    (folder / "hf_quant_config.json").write_text(json.dumps(old))
+    assert "activations are not rounded, as the checkpoint of ModelOpt (NVFP4) asks for" in open_source(folder).notices
+    name = "model.layers.1.self_attn.q_proj"
+    (folder / "model.safetensors").write_bytes(packed({one: tensor for one, tensor in tensors.items() if one != f"{name}.weight_scale_2"}))
+    with pytest.raises(ModelFileError, match="q_proj.weight' has scales in F8_E4M3, expected such with weight_scale_2, of one number"):
+        open_source(folder)
+    (folder / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "W4A8_AWQ"}}))
+    with pytest.raises(UnsupportedModelError, match="ModelOpt's quant_algo is 'W4A8_AWQ'; supported are FP8, NVFP4, "):
+        open_source(folder)
 
 
 @pytest.mark.contract("FILE-HF-5")

@@ -167,6 +167,11 @@ def test_parts_that_are_not_there_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("names", "kind"), [
     (["config.json", "model-00001-of-00002.safetensors"], "hf-folder"),
     (["a.gguf", "config.json"], "folder"),
+    (["adapter_config.json", "adapter_model.safetensors"], "lora"),
+    (["adapter_config.json", "config.json", "model-00001-of-00002.safetensors"], "hf-folder"),
+    (["genai_config.json", "config.json", "model.onnx", "model.onnx.data"], "onnx"),
+    (["params.json", "consolidated.safetensors"], "consolidated"),
+    (["params.json", "consolidated.00.pth"], "consolidated"),
     (["trace.json"], "trace"),
     (["layer-0", "x.gguf"], "trace"),
     (["artifact.json"], "artifact"),

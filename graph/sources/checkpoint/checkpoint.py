@@ -9,7 +9,7 @@ do not ask for bytes of what they can read where it lies (``TensorInfo.in_pieces
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from aprgraph.graph.sources.checkpoint.config_class import find_class, is_tied, 
 from aprgraph.graph.sources.checkpoint.gather import Gathered, gather
 from aprgraph.graph.sources.checkpoint.names import without_wrappers
 from aprgraph.graph.sources.checkpoint.numbers_in_tensors import take_numbers
-from aprgraph.graph.sources.checkpoint.places import CONFIG, find_places, read_config
+from aprgraph.graph.sources.checkpoint.places import CONFIG, INDEX, find_places, read_config
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile, StoredTensor
 from aprgraph.graph.sources.checkpoint.sentence_transformers import read_modules
@@ -33,10 +33,12 @@ from aprgraph.graph.sources.mapped_file import SAMPLES
 from aprgraph.graph.sources.room import require_room
 from aprgraph.graph.sources.source import Part, TensorInfo
 from aprgraph.graph.weight_pieces import read_pieces
-from aprgraph.graph.words import counted
+from aprgraph.graph.words import counted, listed
 
 #: Families whose norms hold w in a checkpoint, and 1 + w in what mlx-lm makes of it.
 _SHIFTED_BY_MLX = ("qwen3next", "qwen35", "qwen35moe")
+#: So many tensors are named.
+_NAMED = 2
 #: Bytes of a tensor from which on its making leaves no pages of the file in memory.
 _LARGE = 1 << 26
 
@@ -62,12 +64,23 @@ class Checkpoint:
         self._dense = {slot: SafetensorsFile(file) for slot, file in modules.dense.items()}
         family = find_class(config, self._config)
         self._require_unshifted(family)
-        unwrapped, wrapped = _without_wrappers(self._stored())
+        every = self._stored()
+        lost = _lost(places.indexed, every)
+        unwrapped, wrapped = _without_wrappers(every)
         stored, decoded = quantization.decode(unwrapped)
         numbers = take_numbers(family, stored)
         pooling = {f"{family.architecture}.{key}": value for key, value in modules.values.items()}
         self.metadata = ConfigMetadata(self._config, config, {"general.name": self.stem, **tokenizer, **numbers, **pooling})
-        self.notices = (*self.metadata.notices, *quantization.notices, *wrapped, *doubts, *decoded, *modules.notices)
+        self.notices = (
+            *self.metadata.notices,
+            *places.notices,
+            *lost,
+            *quantization.notices,
+            *wrapped,
+            *doubts,
+            *decoded,
+            *modules.notices,
+        )
         found = gather(self.metadata.family, stored, quantization.block, self._config, text_config(config))
         text, table = text_config(config), found.values.get(self.metadata.family.gguf_name("embedding") + ".weight")
         self.notices += require_biases(kind_of(config), text, found.values, self._config)
@@ -191,6 +204,15 @@ class Checkpoint:
             file.mapped.sample(digest, file.data_start, max(SAMPLES // len(self._files), 1))
         self.release()
         return digest.hexdigest()
+
+
+def _lost(indexed: Collection[str], stored: Collection[str]) -> tuple[str, ...]:
+    """A notice of tensors that the index names and no file holds; one that the model needs is an error besides."""
+    absent = sorted(name for name in indexed if name not in stored)
+    if not absent:
+        return ()
+    what = f"{INDEX} names {counted(len(absent), 'tensor')} that no file holds ({listed(absent, _NAMED)})"
+    return (f"{what}: index and files are not of one model",)
 
 
 def _without_wrappers(stored: dict[str, StoredTensor]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:

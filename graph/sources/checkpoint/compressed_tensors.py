@@ -34,7 +34,10 @@ from aprgraph.graph.sources.checkpoint.values import elements
 from aprgraph.graph.words import shape_text
 
 _BITS = (2, 4, 8)
-_FORMATS = ("dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision")
+_FORMATS = (
+    "dense", "pack-quantized", "int-quantized", "float-quantized", "naive-quantized", "mixed-precision", "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+)  # fmt: skip
 #: Of targets that are another layer's.
 _NO_TARGET = 3
 #: How a target that is a regular expression begins.

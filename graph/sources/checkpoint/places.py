@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,10 @@ from aprgraph.graph.sources.pieces import note_read
 from aprgraph.graph.words import listed
 
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
+INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
+#: What PEFT calls an adapter's weights and configuration, which may lie beside a model's.
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+_MERGE = "merge it into its model (PeftModel.merge_and_unload of peft) and give that one's folder"
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.DOTALL | re.ASCII)
 #: A JSON file of a checkpoint is no larger; tokenizer.json of 256,000 tokens has 33 MB.
@@ -35,6 +38,10 @@ class Places:
     path: Path
     folder: Path
     shards: tuple[Path, ...]
+    #: Sentences of what lies beside them.
+    notices: tuple[str, ...] = ()
+    #: The tensors that the index names.
+    indexed: frozenset[str] = frozenset()
 
     @property
     def stem(self) -> str:
@@ -60,19 +67,35 @@ def find_places(path: Path) -> Places:
     folder = path if path.is_dir() else path.parent
     if folder.name in ("", ".."):
         folder = folder.resolve()
+    if path.name == ADAPTER:
+        raise ModelFileError(f"{path}: this is a LoRA adapter, or another one of PEFT's; {_MERGE}")
+    places = _files(path, folder)
+    if (folder / ADAPTER_CONFIG).is_file():
+        beside = f"{ADAPTER_CONFIG}: an adapter lies beside the model, and is not applied; where it is to be, {_MERGE}"
+        return replace(places, notices=(*places.notices, beside))
+    return places
+
+
+def _files(path: Path, folder: Path) -> Places:
     if (folder / INDEX).is_file():
-        shards = _indexed(folder)
+        shards, indexed = _indexed(folder)
+        if (path.is_dir() or path.name == CONFIG) and WHOLE not in shards and (folder / WHOLE).is_file():
+            others = "which are there too" if any((folder / name).is_file() for name in shards) else "which are not there"
+            notice = f"{WHOLE} counts, as in transformers, and not the files of {INDEX}, {others}: programs differ in which they take"
+            return Places(folder, folder, (folder / WHOLE,), (notice,))
         if path.is_dir() or path.name == CONFIG or path.name in shards:
             missing = [name for name in shards if not (folder / name).is_file()]
             if missing:
                 verb = "is" if len(missing) == 1 else "are"
                 raise ModelFileError(f"{folder}: {listed(missing, _NAMED)} of {INDEX} {verb} not there; download the missing files")
-            return Places(folder, folder, tuple(folder / name for name in shards))
+            return Places(folder, folder, tuple(folder / name for name in shards), indexed=indexed)
     if path.suffix == _SUFFIX and not path.is_dir():
         parts = _of_one_set(path)
-        return Places(folder if path.name == "model.safetensors" or len(parts) > 1 else path, folder, parts)
-    found = sorted(folder.glob(f"*{_SUFFIX}"))
-    whole = [file for file in found if file.name == "model.safetensors"] or found
+        return Places(folder if path.name == WHOLE or len(parts) > 1 else path, folder, parts)
+    found = sorted(file for file in folder.glob(f"*{_SUFFIX}") if file.name != ADAPTER)
+    if not found:
+        raise ModelFileError(f"{folder}: {ADAPTER} is a LoRA adapter, or another one of PEFT's, and no model lies beside it; {_MERGE}")
+    whole = [file for file in found if file.name == WHOLE] or found
     parts = _of_one_set(whole[0]) if whole else ()
     if not set(whole) <= set(parts):
         raise ModelFileError(
@@ -102,8 +125,8 @@ def _of_one_set(file: Path) -> tuple[Path, ...]:
     return tuple(parts)
 
 
-def _indexed(folder: Path) -> list[str]:
-    """The names of the shards in the index, each once. Raises ModelFileError."""
+def _indexed(folder: Path) -> tuple[list[str], frozenset[str]]:
+    """The names of the shards in the index, each once, and of the tensors. Raises ModelFileError."""
     where = folder / INDEX
     weights = read_json(where).get("weight_map")
     if not isinstance(weights, dict) or not weights:
@@ -111,7 +134,7 @@ def _indexed(folder: Path) -> list[str]:
     for name in weights.values():
         if not isinstance(name, str) or Path(name).name != name or not name.endswith(_SUFFIX) or "\0" in name or len(name) > _MOST_NAME:
             raise ModelFileError(f"{where}: names the file {shown(name)}, expected one such as model-00001-of-00002.safetensors beside it")
-    return list(dict.fromkeys(weights.values()))
+    return list(dict.fromkeys(weights.values())), frozenset(weights)
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.awq import read_awq
 from aprgraph.graph.sources.checkpoint.bitsandbytes import EightBits, FourBits
 from aprgraph.graph.sources.checkpoint.compressed_tensors import IntQuantized, PackQuantized, read_compressed_tensors
+from aprgraph.graph.sources.checkpoint.fp4 import COMPRESSED, MODELOPT, read_modelopt
 from aprgraph.graph.sources.checkpoint.gptq import read_gptq
 from aprgraph.graph.sources.checkpoint.mlx import FIELD as MLX_FIELD
 from aprgraph.graph.sources.checkpoint.mlx import read_mlx
@@ -22,9 +23,9 @@ from aprgraph.graph.words import counted
 _BLOCK = (128, 128)
 _ORIGINAL = "give the checkpoint that it was quantised from"
 #: Files beside config.json in which old checkpoints say it, and the kind that they are of.
-_BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+_BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 #: What a kind that is not decoded here is told.
-_KNOWN = "FP8, MXFP4, GPTQ, AWQ, compressed-tensors, bitsandbytes and MLX's"
+_KNOWN = "FP8, MXFP4, NVFP4, GPTQ, AWQ, compressed-tensors, bitsandbytes and MLX's"
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,9 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
         return Quantization(modules=(read_awq(given, where),), kind="AWQ")
     if kind == "compressed-tensors":
         fp8_block, notices, asymmetric = read_compressed_tensors(given, where)
-        return Quantization(fp8_block or _BLOCK, notices, (PackQuantized(asymmetric), IntQuantized(asymmetric)), kind)
+        return Quantization(fp8_block or _BLOCK, notices, (COMPRESSED, PackQuantized(asymmetric), IntQuantized(asymmetric)), kind)
+    if kind == "modelopt":
+        return Quantization(notices=read_modelopt(given, where), modules=(MODELOPT,), kind="NVFP4")
     if kind == "bitsandbytes":
         return Quantization(modules=(FourBits(), EightBits()), kind=kind)
     if kind != "fp8":
@@ -90,5 +93,7 @@ def _read_beside(folder: Path) -> dict[str, Any] | None:
     """What a file beside config.json says, as AutoGPTQ and AutoAWQ wrote it before config.json had it."""
     for name, kind in _BESIDE.items():
         if (folder / name).is_file():
-            return {"quant_method": kind, **read_json(folder / name)}
+            found = read_json(folder / name)
+            inner = found.get("quantization")  # where ModelOpt has it
+            return {"quant_method": kind, **(inner if isinstance(inner, dict) else found)}
     return None

@@ -43,7 +43,7 @@ _MOE_LAYERS = 2
 PARTS = {
     "tokens": (_SMOLLM2, *_SHAPES),
     "prefill": (_SMOLLM2, *_SHAPES),
-    "kernels": ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "F16"),
+    "kernels": ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "F16", "BF16"),
     "commands": (_SMOLLM2,),
     "diff": ("1 GB", "4 GB"),
     "moe": ("30B",),
@@ -58,7 +58,7 @@ def measured(group: str, part: str, options: argparse.Namespace) -> Iterator[Row
     elif group == "kernels":
         from bench.decode import kernels
 
-        yield from kernels([part], rounds, scratch)
+        yield from kernels([part], rounds, scratch, PROCESSORS)
     elif group == "commands":
         from bench.commands import commands
 

@@ -60,6 +60,15 @@ static inline __m256 part_f16(const uint8_t *b, int part, const float *x, __m256
     return sum;
 }
 
+static inline __m256 part_bf16(const uint8_t *b, int part, const float *x, __m256 sum) {
+    (void)part;
+    for (int v = 0; v < 4; v++) {
+        __m256i bits = _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(b + 16 * v))), 16);
+        sum = add(sum, _mm256_castsi256_ps(bits), x + 8 * v);
+    }
+    return sum;
+}
+
 static inline __m256 part_q4_k(const uint8_t *b, int part, const float *x, __m256 sum) {
     const uint8_t *s = b + 4;
     int scale = part < 4 ? s[part] & 63 : (s[part + 4] & 15) | (s[part - 4] >> 6 << 4);
@@ -110,6 +119,7 @@ PRODUCTS(q4_0, 18, 32)
 PRODUCTS(q4_1, 20, 32)
 PRODUCTS(q8_0, 34, 32)
 PRODUCTS(f16, 64, 32)
+PRODUCTS(bf16, 64, 32)
 PRODUCTS(q4_k, 144, 256)
 PRODUCTS(q6_k, 210, 256)
 

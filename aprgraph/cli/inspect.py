@@ -170,8 +170,8 @@ def _trace(path: Path, names: list[str]) -> dict[str, Any]:
     unread = [one for one in trace.unread if not one.damaged]
     if unread:
         document["unread"] = {one.file: one.sentence.removeprefix(f"{one.file}: ") for one in unread}
-    if trace.read_as:
-        document["read as"] = list(trace.read_as)
+    if read_as := [*trace.read_as, *([trace.regrouped] if trace.regrouped is not None else [])]:
+        document["read as"] = read_as
     if trace.left_out:
         document["left out"] = list(trace.left_out)
     return document

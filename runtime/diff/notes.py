@@ -57,6 +57,8 @@ def differences(a: Trace, b: Trace, graphs: GraphDifferences) -> Iterator[str]:
 def as_opened(trace: Trace, who: str) -> Iterator[str]:
     """How arrays were read that could be read otherwise, and which are not compared because whoever opened the trace left them out."""
     yield from (Caveat(f"{who}: {sentence}") for sentence in trace.read_as)
+    if trace.regrouped is not None:
+        yield Aside(f"{who}: {trace.regrouped}")
     if trace.left_out:
         yield Caveat(
             f"{counted(len(trace.left_out), 'array')} of {who} left out, as asked for by ", NAMES, f": {listed(trace.left_out, NAMED)}"

@@ -41,7 +41,7 @@ class TraceAsRead(Trace):
         ]
         info = trace.info if trace.info is None or extra is None else replace(trace.info, extra=extra)
         super().__init__(trace.directory, entries, info, trace.unread, has_manifest=trace.has_manifest)
-        self.left_out, self.read_as = trace.left_out, trace.read_as
+        self.left_out, self.read_as, self.regrouped = trace.left_out, trace.read_as, trace.regrouped
 
     def load(self, entry: TraceEntry) -> F32:
         """The tensor of ``entry`` as it is to be read, in the entry's shape; see ``Trace.load``."""

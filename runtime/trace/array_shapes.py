@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.stage_parts import stage_or_part
 from aprgraph.graph.stages import Stage
-from aprgraph.graph.words import shape_text
+from aprgraph.graph.words import counted, shape_text
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.manifest import TraceEntry
 
@@ -21,6 +21,13 @@ Shape = tuple[int, ...]
 #: Letters of the stage table that stand for one number in a whole model, n and t, that do in a step, and widths of heads, that do in a
 #: layer; F does not, where experts are of another width.
 _SHARED = ("E", "V", "X", "k", "H", "H*D", "K*D", "(H+2K)*D", "n", "t")
+#: Where the number of positions is known from, if it is not from another array.
+_TOKENS = "the list of tokens"
+#: What the letters stand for, for whoever does not know the stage table.
+_WORDS = {
+    "n": "positions", "t": "positions attended to", "E": "hidden size", "F": "FFN size", "V": "vocabulary", "X": "experts",
+    "k": "experts used", "H": "heads", "H*D": "heads side by side", "K*D": "key heads side by side", "(H+2K)*D": "q, k and v side by side",
+}  # fmt: skip
 #: The heads of a row, by the letter of the row's width.
 _HEADS = {"H*D": "H", "K*D": "K", "(H+2K)*D": "H+2K"}
 
@@ -43,7 +50,7 @@ class _Sizes:
     def __init__(self, tokens: int) -> None:
         self._known: dict[_Scope, _Known] = {}
         if tokens:
-            self._known["n", 0, None] = _Known(tokens, "the list of tokens")
+            self._known["n", 0, None] = _Known(tokens, _TOKENS)
 
     def get(self, letter: str, key: Place) -> _Known | None:
         """The size of ``letter`` in the step, or the layer, of ``key``."""
@@ -123,8 +130,9 @@ def _fit(where: str, entries: Sequence[TraceEntry], given: Mapping[Place, Shape]
         stage = _stage_of(entry)
         readings = list(_readings(stage, shape))
         if not readings:
-            batch = "; a batch? give one text of it" if len(_without_ones(shape)) == len(stage.dims) + 1 else ""
-            raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(stage)}{batch}")
+            n = sizes.get("n", entry.key)
+            looks = _flat_or_batch(stage, shape, n.size if n is not None else None)
+            raise TraceError(f"{where}: {entry.label} has the shape {_dims(shape)}, expected {_expected(stage, n)}{looks}")
         if len(readings) > 1:
             pending.append((entry, readings))
             continue
@@ -148,13 +156,13 @@ def _take(where: str, entry: TraceEntry, given: Shape, readings: Sequence[_Readi
     if len({reading.shape for reading in fitting}) > 1:
         ways = " or ".join(reading.given for reading in fitting)
         raise TraceError(
-            f"{where}: {entry.label} has the shape {_dims(given)}, which can be {ways}; give the tokens, or the shape {_expected(stage)}"
+            f"{where}: {entry.label} has the shape {_dims(given)}, which can be {ways}; give the tokens, or the shape {_expected(stage, n)}"
         )
     if not fitting:
         letter, size, known = next(against for against in contradictions if against is not None)
         raise TraceError(
             f"{where}: {entry.label} has the shape {_dims(given)}, with {letter} = {size}, but {known.source} says {known.size}; "
-            f"expected {_expected(stage)}{_looks_like(stage, given, n)}"
+            f"expected {_expected(stage, n)}{_looks_like(stage, given, n)}"
         )
     sizes.learn(fitting[0].letters, fitting[0].shape, entry)
     return fitting[0].shape
@@ -204,18 +212,50 @@ def _looks_like(stage: Stage, shape: Shape, n: _Known | None) -> str:
     squeezed = _without_ones(shape)
     if n is None or n.size in squeezed[:1]:
         return ""
+    if n.source != _TOKENS and len(stage.dims) == len(squeezed) == 2 and squeezed[0] > squeezed[1] < n.size:
+        return "; are all of them transposed? positions come first: give array.T"
     if stage.dims[-1] in _HEADS and len(squeezed) == 3 and squeezed[1] == n.size:
-        return "; it looks like heads first: give array.swapaxes(-3, -2), positions x heads x head size"
+        batch = f"; or is it a batch of {squeezed[0]} texts? then give one of them, such as array[0]"
+        return f"; it looks like heads first: give array.swapaxes(-3, -2), positions x heads x head size{batch}"
     if len(stage.dims) == 2 and len(squeezed) == 2 and squeezed[1] == n.size:
         return "; it looks transposed: give array.T"
     return ""
 
 
-def _expected(stage: Stage) -> str:
-    dims = " x ".join(stage.dims)
+def _flat_or_batch(stage: Stage, shape: Shape, n: int | None) -> str:
+    """What an array seems to be that has too few axes, or too many; ``n`` positions where that is known."""
+    axes, most = _without_ones(shape), 3 if stage.dims[-1] in _HEADS else 2 if stage.is_logits else len(stage.dims)
+    if len(axes) <= 1 < len(stage.dims):
+        sizes = [(str(n) if n else letter) if letter in ("n", "t") else "-1" for letter in stage.dims]
+        whole = f"array.reshape({', '.join(sizes)})" if sizes.count("-1") == 1 else "them as axes"
+        one = ", or of one position array[None]" if len(stage.dims) == 2 else ""
+        return f"; it looks flat: give {whole}{one}"
+    if len(axes) == most + 1:
+        one = "[:, 0]" if n is not None and axes[0] == n != axes[1] else "[0]"
+        return f"; a batch? give one text of it, such as array{one}"
+    return ""
+
+
+def _expected(stage: Stage, n: _Known | None = None) -> str:
+    dims, words = " x ".join(stage.dims), [_WORDS.get(letter, letter) for letter in stage.dims]
+    if n is not None and n.source == _TOKENS:
+        words = [f"{n.size} {word}" if letter == "n" else word for letter, word in zip(stage.dims, words, strict=True)]
+    explained = f": {' x '.join(words)}" if set(stage.dims) <= _WORDS.keys() else ""
     if stage.is_logits:
-        return f"{dims} (or n x {dims})"
-    return f"{dims} (or n x {_HEADS[stage.dims[-1]]} x D)" if stage.dims[-1] in _HEADS else dims
+        return f"{dims} (or n x {dims}){explained}"
+    return f"{dims} (or n x {_HEADS[stage.dims[-1]]} x D){explained}" if stage.dims[-1] in _HEADS else f"{dims}{explained}"
+
+
+def regrouped(given: Mapping[Place, Shape], shapes: Mapping[Place, Shape]) -> str | None:
+    """Which arrays are read in other axes than their own, in words; None where none is."""
+    other = [key for key, shape in shapes.items() if given[key] != shape]
+    if not other:
+        return None
+    have, are = ("has", "is") if len(other) == 1 else ("have", "are")
+    example = f"{shape_text(given[other[0]])} as {shape_text(shapes[other[0]])}"
+    return (
+        f"{counted(len(other), 'array')} {have} axes of size 1, or of heads, beyond those of the stage, and {are} read without: {example}"
+    )
 
 
 def _dims(shape: Shape) -> str:

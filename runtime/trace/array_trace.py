@@ -51,6 +51,7 @@ class ArrayTrace(Trace):
         arrays, self.read_as = _with_floats(where, arrays, places)
         self._arrays = _Renamed(arrays, given)
         fitted = fit_arrays(where, self._arrays, len(tokens[1]))
+        self.regrouped = fitted.regrouped
         self._keys: dict[str, Any] = {}
         entries = []
         for one, key in fitted.entries:

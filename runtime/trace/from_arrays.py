@@ -19,7 +19,7 @@ from aprgraph.graph.stages import STAGES, Stage, StageKind, is_logits
 from aprgraph.graph.words import joined
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, WHOLE_MODEL
-from aprgraph.runtime.trace.array_shapes import fit_shapes
+from aprgraph.runtime.trace.array_shapes import fit_shapes, regrouped
 from aprgraph.runtime.trace.array_values import arithmetic_of, check_values, to_f32, to_numpy
 from aprgraph.runtime.trace.destination import author_of
 from aprgraph.runtime.trace.joined_parts import Parts, by_execution, join_parts
@@ -66,11 +66,12 @@ def write_arrays(
 class FittedArrays:
     """Arrays in their places and shapes: ``entries``, in execution order, each with its key among the arrays, or with those of its Parts.
 
-    ``types`` names the type of each array's elements.
+    ``types`` names the type of each array's elements, and ``regrouped`` says which are read in other axes than their own.
     """
 
     entries: tuple[tuple[TraceEntry, Any], ...]
     types: Mapping[Place, str]
+    regrouped: str | None = None
 
     @property
     def positions(self) -> str:
@@ -96,7 +97,7 @@ def fit_arrays(where: str, tensors: Mapping[Any, Any], tokens: int) -> FittedArr
     ordered = sorted(entries, key=lambda item: by_execution(item[1]))
     shapes = fit_shapes(where, [entry for _, entry in ordered], given, tokens)
     fitted = join_parts(where, [(replace(entry, shape=shapes[entry.key]), key) for key, entry in ordered])
-    return FittedArrays(tuple(fitted), types)
+    return FittedArrays(tuple(fitted), types, regrouped(given, shapes))
 
 
 def read_fitted(tensors: Mapping[Any, Any], key: Any, shape: tuple[int, ...]) -> F32:

@@ -46,6 +46,8 @@ class Trace(Shown):
     left_out: tuple[str, ...] = ()
     #: How something was read that could be read otherwise, in sentences.
     read_as: tuple[str, ...] = ()
+    #: Which arrays have other axes than the stages, where that leaves nothing open, in a sentence.
+    regrouped: str | None = None
 
     def __init__(
         self,

@@ -160,9 +160,45 @@ def test_axes_in_ggml_s_order_are_told(tmp_path: Path) -> None:
         message = fails("inspect", path)
         assert "; all 3 arrays fit with their axes in the other order, as GGML counts them: give array.T, or, " in message
     message = fails("inspect", save(path, arrays | {"layer0.attn_norm": NORM.T, "tokens": np.array([3, 1, 4])}))
-    assert message.endswith("expected n x E; it looks transposed: give array.T")
+    assert message.endswith("expected n x E: 3 positions x hidden size; it looks transposed: give array.T")
     message = fails("inspect", save(path, {"layer0.attn_norm": values(2, 3, 6)}))
-    assert message.endswith("expected n x E; a batch? give one text of it")
+    assert message.endswith("expected n x E: positions x hidden size; a batch? give one text of it, such as array[0]")
+
+
+@pytest.mark.contract("CAPTURE-FILES-2")
+@pytest.mark.parametrize(("shape", "stage", "tokens", "advice"), [
+    ((18,), "attn_norm", 3, "expected n x E: 3 positions x hidden size; it looks flat: give array.reshape(3, -1), or of one position array[None]"),
+    ((18,), "attn_norm", 0, "expected n x E: positions x hidden size; it looks flat: give array.reshape(n, -1), or of one position array[None]"),
+    ((18,), "attn_scores", 3, "heads x 3 positions x positions attended to; it looks flat: give array.reshape(-1, 3, 3)"),
+    ((2, 3, 6), "attn_norm", 3, "; a batch? give one text of it, such as array[0]"),
+    ((3, 2, 6), "attn_norm", 3, "; a batch? give one text of it, such as array[:, 0]"),
+    ((2, 3, 2, 3), "q_post_rope", 3, "; a batch? give one text of it, such as array[0]"),
+    ((2, 3, 6), "qkv_matmul", 3, "positions x heads x head size; or is it a batch of 2 texts? then give one of them, such as array[0]"),
+    ((6, 3), "attn_norm", 3, "; it looks transposed: give array.T"),
+])  # fmt: skip
+def test_a_shape_that_is_refused_says_which_one_is_expected(
+    tmp_path: Path, shape: tuple[int, ...], stage: str, tokens: int, advice: str
+) -> None:
+    ids = {"tokens": np.arange(tokens)} if tokens else {}
+    assert fails("inspect", save(tmp_path / "a.npz", {f"layer0.{stage}": values(*shape), **ids})).endswith(advice)
+
+
+def test_logits_of_a_batch_and_arrays_that_are_all_transposed(tmp_path: Path) -> None:
+    assert fails("inspect", save(tmp_path / "a.npz", {"lm_head": values(2, 3, 9)})).endswith("give one text of it, such as array[0]")
+    arrays = {"layer0.attn_norm": NORM.T, "layer0.qkv_matmul": values(9, 3), "layer0.attn_scores": values(2, 4, 3)}
+    assert fails("inspect", save(tmp_path / "a.npz", arrays)).endswith("; are all of them transposed? positions come first: give array.T")
+
+
+def test_axes_beyond_those_of_the_stage_are_read_and_said(tmp_path: Path) -> None:
+    """Of a batch of one text, and of heads: nothing else can be meant."""
+    ours = save(tmp_path / "a.npz", {"layer0.attn_norm": NORM, "layer0.q_post_rope": values(3, 8), "tokens": np.array([3, 1, 4])})
+    turned = {"layer0.attn_norm": NORM[None], "layer0.q_post_rope": values(3, 8).reshape(1, 3, 2, 4), "tokens": np.array([[3, 1, 4]])}
+    theirs = save(tmp_path / "b.npz", turned)
+    said = "2 arrays have axes of size 1, or of heads, beyond those of the stage, and are read without: 1 x 3 x 6 as 3 x 6"
+    result = run_cli("diff", ours, theirs)
+    assert (result.code, f"B: {said}\n" in result.out) == (0, True)
+    assert said in run_cli("inspect", theirs).out
+    assert "beyond those of the stage" not in run_cli("inspect", ours).out
 
 
 def test_what_eval_callback_prints_is_named(tmp_path: Path) -> None:

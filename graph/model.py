@@ -146,13 +146,20 @@ class Model:
         info = self.file.tensors.get(name)
         if info is None:
             expected = f" of {' x '.join(map(str, dims))}" if dims else ""
-            raise ModelError(f"{self.path}: tensor {self._named(name)}{expected} is missing; {self.file.incomplete}")
+            raise ModelError(f"{self.path}: tensor {self._named(name)}{expected} is missing; {self._why_missing(name)}")
         if dims is not None and not info.has_dims(dims):
             raise ModelError(
                 f"{self.path}: tensor {self._named(name)} is {' x '.join(map(str, info.dims))}, expected {' x '.join(map(str, dims))} "
                 f"from the metadata (outermost dimension first)"
             )
         return info
+
+    def _why_missing(self, name: str) -> str:
+        """Why a tensor is not there, as far as the others tell."""
+        one = f"{name.removesuffix('_exps.weight')}.0.weight"
+        if name.endswith("_exps.weight") and one in self.file.tensors:
+            return f"experts lie one by one ({one!r}), as conversion wrote them before April 2024: convert the model again"
+        return self.file.incomplete
 
     def _named(self, name: str) -> str:
         """A tensor, and what the file itself calls it."""

@@ -22,12 +22,17 @@ _LEAST_ELEMENTS = 16
 _OUTLIER, _OUTLIER_SHARE = 1024, 0.01
 
 
+def divides_frequencies(name: str) -> bool:
+    """Whether RoPE's frequencies are divided by the elements of a tensor."""
+    return name.startswith(("rope_freqs.", "rope_factors_"))
+
+
 def judge_vector(found: SurveyedTensor) -> Iterator[Finding]:
-    """All that is wrong with a tensor of one dimension that is not all 0."""
+    """All that is wrong with a tensor of one dimension that is not all 0, or that divides frequencies."""
     name, values = found.info.name, found.values
     if values is None:
         return
-    if name.startswith(("rope_freqs.", "rope_factors_")):
+    if divides_frequencies(name):
         wrong = np.flatnonzero(~(values > 0))
         if wrong.size:
             yield Finding.of("rope-factor", name, f"{runs_in_words('element', wrong)} of {values.size}, the first {values[wrong[0]]:.4g}")

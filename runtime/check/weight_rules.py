@@ -11,7 +11,7 @@ from aprgraph.runtime.check.describe import describe_nonfinite, describe_places
 from aprgraph.runtime.check.finding import Finding
 from aprgraph.runtime.check.survey import Locate, SurveyedTensor
 from aprgraph.runtime.check.surveyed_matrix import LEAST_UNITS
-from aprgraph.runtime.check.vector_rules import judge_vector
+from aprgraph.runtime.check.vector_rules import divides_frequencies, judge_vector
 
 #: A magnitude is out of proportion if it is this many octaves above all others but a hundredth of the units. The largest single
 #: weights of real models ("super weights", Yu et al. 2024, arXiv:2411.07191) are some 100 times the usual ones, 7 octaves.
@@ -26,7 +26,7 @@ def judge_tensor(found: SurveyedTensor, locate: Locate) -> Iterator[Finding]:
     info = found.info
     if found.nan or found.inf:
         yield Finding.of("weight-nonfinite", info.name, describe_nonfinite(found))
-    if all(matrix.is_zero for matrix in found.matrices):
+    if all(matrix.is_zero for matrix in found.matrices) and not divides_frequencies(info.name):
         code = "weight-zero-bias" if info.name.endswith(".bias") else "weight-zero"
         yield Finding.of(code, info.name, f"all of its {shape_text(info.dims)} elements are 0")
         return

@@ -35,8 +35,10 @@ _LAYER = re.compile(
 )
 #: A layer's number elsewhere: llama.cpp's ``ffn_out-3``, and ``3.ffn_out``.
 _NUMBER = re.compile(r"^(?P<first>\d{1,9})[/._-](?=\D)|[-_.](?P<last>\d{1,9})$", re.ASCII)
+#: What says that it is what a module is given.
+_GIVEN = re.compile(r"[._/-](?:inputs|input(?=$|[._/-]\d))(?=$|[._/-])", re.IGNORECASE | re.ASCII)
 #: What says only that it is a module's result.
-_RESULT = re.compile(r"[._/-](?:output|out|result|activations?|act|tensor|0)$", re.IGNORECASE)
+_RESULT = re.compile(r"(?:[._/-](?:outputs?|out|result|activations?|act|tensor|data|0)){1,2}$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,8 @@ def suggest_place(name: str) -> tuple[str | None, str | None]:
 
     ``layer-<N>`` stands where the name tells no layer. (None, None) for names that are like none that is known.
     """
+    if _GIVEN.search(name) is not None:  # the result of what comes before, whatever that is
+        return None, None
     name, step = _take(_STEP, name)
     name, layer = _take(_LAYER, name)
     readings = [(name, layer)]

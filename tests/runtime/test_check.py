@@ -116,6 +116,7 @@ F32_DAMAGE: dict[str, tuple[str, Callable[[Bytes], None], str, str]] = {
     "negative norm": ("blk__1__ffn_norm__weight", _scale(-1), "norm-odd", "100% of its elements are negative"),
     "small norm": ("blk__1__ffn_norm__weight", _scale(1e-6), "norm-odd", "its elements are about 1e-06 in size"),
     "rope factors": ("rope_freqs__weight", _set((0, slice(2, 4)), 0.0), "rope-factor", "elements 2 to 3 of 8, the first 0"),
+    "no rope factors": ("rope_freqs__weight", _set(slice(None), 0.0), "rope-factor", "elements 0 to 7 of 8, the first 0"),
 }  # fmt: skip
 
 

@@ -163,4 +163,14 @@ def test_a_file_of_arrays_in_place_of_an_aprt_file(tmp_path: Path) -> None:
 def test_names_that_tell_nothing() -> None:
     for name in ("pytorch_model", "model-00001-of-00002", "a/b/c", "-", "1", "layer-3", "step-1"):
         assert suggest_place(name) == (None, None), name
+    for name in ("layers.3.mlp.down_proj_inputs_args_0.data", "layers.3.mlp.input", "layers.3.mlp.input.0", "lm_head_inputs_args_0"):
+        assert suggest_place(name) == (None, None), name
+    for name in (
+        "layers.3.mlp.down_proj",
+        "layers.3.mlp.down_proj_outputs",
+        "layers.3.mlp.down_proj_outputs.data",
+        "layers.3.mlp.down_proj.output.0",
+    ):
+        assert suggest_place(name)[0] == "layer-3/ffn_out.bin", name
+    assert suggest_place("layers.3.input_layernorm_outputs.data")[0] == "layer-3/attn_norm.bin"
     assert np.array_equal(suggest_place("layer-3/ffn_out"), ("layer-3/ffn_out.bin", "ffn_out"))

@@ -74,7 +74,16 @@ def material(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[...,
     np.savez(folder / "dump.npz", **{name: np.array(values) for name, values in dump.items()})
     np.savez(folder / "mine.npz", **{entry.key.name: trace.load(entry) for entry in trace}, tokens=np.array(model.encode("What is 2+2?")))
     aprgraph.load(folder / "model.gguf").compile("llvm", folder / "patched.llvm.aprg")
+    make_small_model("import struct", folder / "tiny")
     return folder
+
+
+def make_small_model(begins: str, place: Path) -> None:
+    """Run the block of docs/testing.md that has the line ``begins``, which makes a model."""
+    text = (ROOT / "docs/testing.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL) if f"{begins}\n" in block]
+    assert '"tiny"' in code
+    exec(code.replace('"tiny"', repr(str(place))), {})
 
 
 @pytest.fixture
@@ -102,6 +111,13 @@ def test_the_commands_of_a_document(document: Path, here: Path) -> None:
     for words in commands(document):
         if runs_here(words):
             run(words, here)
+
+
+def test_a_small_model_of_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    make_small_model("import torch", tmp_path / "tiny")
+    trace = aprgraph.load(tmp_path / "tiny").compile("reference", tmp_path / "a.aprg").run("all", "0..2", tokens=[3, 1, 4, 1, 5, 9, 2])
+    assert aprgraph.audit(trace, tmp_path / "tiny").sentence.endswith("right, the model explains all 35 tensors that could be replayed.")
 
 
 def test_what_is_run_elsewhere_is_little() -> None:

@@ -18,7 +18,7 @@ Document = dict[str, Any]
 NOTES = {
     "tokens": "One decoded token, after ten, by the clock with all threads. The models of 8B have two layers of random blocks.",
     "prefill": "The logits of the last position of a prompt; with every tensor written, both sides write to the same file system.",
-    "kernels": "One position on a GB of blocks, by the clock with all threads. The loop in C is for AVX2 on every machine, with the bits of x86-64-v3.",
+    "kernels": "One position, a GB of blocks, by the clock with all threads. The C loop is for AVX2 everywhere, with bits of x86-64-v3.",
     "commands": "Whole processes, a prompt of 7 tokens, every tensor of every layer. Bare Python imports what a run needs and ends.",
     "diff": "Whole processes, files in the system's cache.",
     "moe": "A whole process on a compiled artifact, all stages of one layer.",

@@ -261,16 +261,17 @@ class CompiledModel(Shown):
         ``default_trace_directory``. An earlier run's trace there is replaced whole; what else is there is written over
         only with ``force``. ``arithmetic`` is what --arithmetic is on the command line: the one that was compiled for, or, on the
         reference target, any. ``fingerprint`` "full" names every byte of the model file in the manifest, not samples of its weights
-        alone. ``on_entry`` is called with each tensor's entry as it is written; without it, where somebody watches, a line says which was
-        written last, and ``progress`` False shows nothing. Raises AprgraphError.
+        alone. ``on_entry`` is called with each tensor's entry when its file is there; without it, where somebody watches, a line says
+        which was recorded last, and ``progress`` False shows nothing. Raises AprgraphError.
         """
         plan = parse_plan(taps, layers, lambda: stages_in(self.artifact.graph))
         options = RunOptions(positions, max_tokens, parse_steps(steps), prefill_chunk, arithmetic, fingerprint)
         run = self.plan(plan, self._input(prompt, tokens), options)
         place = Path(directory) if directory is not None else self.default_trace_directory
         with progress_line(False if on_entry is not None else progress, f"running {self.model.path.name}") as say:
-            on_entry = on_entry or (lambda entry: say(entry.label))
-            return self.record(run, place, threads=threads, stats_only=stats_only, force=force, on_entry=on_entry)
+            told = on_entry or (lambda entry: say(entry.label))
+            wait = on_entry is not None
+            return self.record(run, place, threads=threads, stats_only=stats_only, force=force, on_entry=told, when_written=wait)
 
     def generate(
         self,
@@ -300,8 +301,9 @@ class CompiledModel(Shown):
         force: bool = False,
         on_entry: OnEntry | None = None,
         on_token: OnToken | None = None,
+        when_written: bool = False,
     ) -> Trace:
-        """Run what ``plan`` has checked and write the trace.
+        """Run what ``plan`` has checked and write the trace. See Recorder for ``on_entry`` and ``when_written``.
 
         Raises TraceError, before anything is computed, if ``directory`` holds what is not replaced (see TraceWriter), or if the disk
         has not the room; later, if a text ended before the first step that was to be recorded; and NonFiniteError where no expert
@@ -325,8 +327,9 @@ class CompiledModel(Shown):
                     on_token(token)
 
             failure = None
+            recorder = Recorder(run, writer, engine.summarise, on_entry, when_written=when_written)
             try:
-                execute(run, engine, Recorder(run, writer, engine.summarise, on_entry), self._end_tokens(run), keep)
+                execute(run, engine, recorder, self._end_tokens(run), keep)
             except NonFiniteError as error:
                 failure = self._with_source(error)
             if not writer.entries:

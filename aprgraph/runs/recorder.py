@@ -17,10 +17,22 @@ OnEntry = Callable[[TraceEntry], None]
 
 
 class Recorder:
-    """Hands tensors to a writer as they appear; those of a prompt that runs in parts are put together first."""
+    """Hands tensors to a writer as they appear; those of a prompt that runs in parts are put together first.
 
-    def __init__(self, run: RunPlan, writer: TraceWriter, summarise: Callable[[F32], Statistics], on_entry: OnEntry | None) -> None:
-        self._run, self._writer, self._summarise, self._on_entry = run, writer, summarise, on_entry
+    ``on_entry`` is told of each; with ``when_written`` its file is there by then, without it may still be on its way.
+    """
+
+    def __init__(
+        self,
+        run: RunPlan,
+        writer: TraceWriter,
+        summarise: Callable[[F32], Statistics],
+        on_entry: OnEntry | None,
+        *,
+        when_written: bool = False,
+    ) -> None:
+        self._run, self._writer, self._summarise = run, writer, summarise
+        self._on_entry, self._when_written = on_entry, when_written
         self._partial: dict[str, PartialTensor] = {}
 
     def __call__(self, step: int, part: PromptPart | None, node: Node, value: F32, statistics: Statistics) -> None:
@@ -38,4 +50,6 @@ class Recorder:
                 return
             entry = self._writer.write_partial(name, node.stage, node.layer, step, self._partial.pop(name), self._summarise)
         if self._on_entry is not None:
+            if self._when_written:
+                self._writer.wait()
             self._on_entry(entry)

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.temporary_files import forget, note
+from aprgraph.graph.whole_file import put_in_place, temporary_name
 
 MAGIC = b"APRT"
 #: How .npy, .npz and .pt files begin.
@@ -124,39 +125,34 @@ def give_back(values: F32) -> None:
 
 
 def write_aprt(path: str | Path, layer: int | None, values: F32) -> None:
-    """Write ``values`` (f32, any shape) to ``path``, in place of what is there.
+    """Write ``values`` (f32, any shape) to ``path``, in place of what is there once all is written.
 
-    Raises TraceError if the disk is full or the place cannot be written. Nothing is left behind then, nor by a process that a signal
-    ended in order; one that was killed may leave a part, which is no APRT file, for the header says how long it is.
+    Raises TraceError if the disk is full or the place cannot be written. What was there stays then, and nothing new; so too when a
+    signal ends the process in order. One that was killed may leave a part of a new file, which is no APRT file: its header says how
+    long it is.
     """
     flat = np.ascontiguousarray(values, dtype="<f4").reshape(-1)
     header = pack_header(layer, flat.size)
     # Plain system calls on plain strings, no context managers: a trace has hundreds of small files, and this is most of what each costs.
     place = os.fspath(path)
-    note(place)
+    name = temporary_name(place) if os.path.lexists(place) else place
+    note(name)
     try:
-        descriptor = _new_file(place)
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
         try:
             _write_all(descriptor, header, flat.data.cast("B") if flat.size else memoryview(b""))
+            if name != place:
+                put_in_place(name, place, alone=True)
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(place)
+                os.unlink(name)
             raise
         finally:
             os.close(descriptor)
     except OSError as error:
         raise TraceError.unwritable(path, error) from None
     finally:
-        forget(place)
-
-
-def _new_file(path: str) -> int:
-    """A new file, open for writing. What has the name goes: ext4 writes a file that is cut off to disk when it is closed."""
-    try:
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    except FileExistsError:
-        os.unlink(path)
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        forget(name)
 
 
 def _write_all(descriptor: int, header: bytes, data: memoryview) -> None:

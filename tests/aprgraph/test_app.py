@@ -330,7 +330,9 @@ def test_examples_in_the_help_keep_their_lines() -> None:
 def test_closed_standard_streams(tmp_path: Path) -> None:
     """``>&-``: Python has no sys.stdout then; 1 would say that two traces diverge."""
     for name in ("a", "b"):
-        TraceWriter(tmp_path / name).write("x", "lm_head", None, 0, np.ones(3, np.float32))
+        writer = TraceWriter(tmp_path / name)
+        writer.write("x", "lm_head", None, 0, np.ones(3, np.float32))
+        writer.close()
         (tmp_path / name / "trace.incomplete").unlink()
     command = [sys.executable, "-c", "from aprgraph.cli import main; main()", "diff", "a", "b"]
     for streams in (">&-", ">&- 2>&-"):

@@ -509,6 +509,7 @@ def test_a_servers_gpu_leaves_the_files_of_one_here(runs: Runs, here: Path, tmp_
         result = run_cli(*arguments, "--rpc", server.address)
         assert (result.code, result.err) == (0, "")
         assert files_under(here / "llama-remote") == expected
+        shutil.rmtree(here / "llama-remote")
         assert error_of(run_cli(*arguments, "--rpc", server.address, "--target", "cuda:2")).startswith(
             f"{server.address}: the server has no GPU 2"
         )

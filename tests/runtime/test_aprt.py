@@ -168,11 +168,11 @@ def names(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("after", [0, 1, 11, 12, 13, 50])
-def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     """The disk takes ``after`` bytes, as disks do: a short write first, then the error."""
     path = tmp_path / "a.bin"
     write_aprt(path, 0, np.zeros(3, np.float32))
-    room, writev = [after], os.writev
+    old, room, writev = path.read_bytes(), [after], os.writev
 
     def full(descriptor: int, buffers: list[memoryview]) -> int:
         data = b"".join(bytes(buffer) for buffer in buffers)[: room[0]]
@@ -184,7 +184,12 @@ def test_a_full_disk_leaves_no_part_of_a_file(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(aprt.os, "writev", full)
     with pytest.raises(TraceError, match=r"a\.bin: cannot be written: No space left on device; free some space"):
         write_aprt(path, 0, np.ones(100, np.float32))
-    assert names(tmp_path) == []
+    assert path.read_bytes() == old
+    assert names(tmp_path) == ["a.bin"]
+    room[0] = after
+    with pytest.raises(TraceError, match=r"b\.bin: cannot be written: No space left on device; free some space"):
+        write_aprt(tmp_path / "b.bin", 0, np.ones(100, np.float32))
+    assert names(tmp_path) == ["a.bin"]
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 12, 13])

@@ -16,6 +16,7 @@ from aprgraph.graph import durable
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.model import load_model
 from aprgraph.runtime.output_file import write_text_atomically
+from aprgraph.runtime.trace import aprt
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.writer import TraceWriter
@@ -27,7 +28,7 @@ TENSORS = {(0, "attn_norm"): values(3, 4), (1, "attn_norm"): values(3, 4), (None
 
 @contextmanager
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]:
-    """What the system was asked for: sync, syncfs, rename and unlink, with the last part of the name, or the two."""
+    """What the system was asked for: written (of tensors), sync, syncfs, rename and unlink, with the last part of the name, or the two."""
     calls: list[tuple[str, str]] = []
 
     def name(descriptor: int) -> str:
@@ -44,6 +45,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]
 
     with monkeypatch.context() as patch:
         wrap(os, "fsync", "sync", name)
+        wrap(aprt, "_write_all", "written", lambda descriptor, *_: name(descriptor))
         for function in ("replace", "rename"):
             wrap(os, function, "rename", lambda _source, target: Path(target).name)
         wrap(os, "unlink", "unlink", lambda path, **_: Path(path).name)
@@ -62,7 +64,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, str]]]
 def test_a_manifest_is_written_when_its_tensors_are_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with recorded(monkeypatch) as calls:
         write_trace(tmp_path / "t", TENSORS)
-    tensors = max(index for index, call in enumerate(calls) if call == ("rename", "lm_head.bin"))
+    tensors = max(index for index, call in enumerate(calls) if call == ("written", "lm_head.bin"))
     rest = [(what, name if not name.startswith(".trace.json.") else "new") for what, name in calls[tensors + 1 :]]
     rest.remove(("unlink", "new"))  # if it were still there
     assert rest == [

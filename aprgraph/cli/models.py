@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,7 +26,10 @@ _FORMAT_COLUMNS = ("format", "elements", "bytes", "bits each", "value of an elem
 
 def models(
     family: Annotated[
-        str | None, typer.Argument(metavar="[FAMILY]", help="Say all of one: an architecture, a class of transformers, or a model's name.")
+        str | None,
+        typer.Argument(
+            metavar="[FAMILY]", help="Say all of one: an architecture, a class of transformers, a model's name, or a model file."
+        ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="As a page for the documentation.")] = False,
     _family: Families = None,
@@ -39,6 +43,7 @@ def models(
       aprgraph models
       aprgraph models Mixtral
       aprgraph models Qwen3ForCausalLM
+      aprgraph models model.gguf
     """
     from aprgraph.graph.block_formats import BLOCK_FORMATS  # noqa: PLC0415
     from aprgraph.graph.families import FAMILIES  # noqa: PLC0415
@@ -85,12 +90,16 @@ def _facts(family: type[Family]) -> str:
 def _meant(word: str, families: Sequence[type[Family]]) -> list[type[Family]]:
     """The families that somebody means by ``word``: an architecture, a class of transformers, or a part of models' names.
 
-    Raises AprgraphError where there is none.
+    Of a model file it is its own. Raises AprgraphError where there is none, and for a file that is not supported.
     """
     from aprgraph.graph.errors import AprgraphError, shown  # noqa: PLC0415
     from aprgraph.graph.near_names import did_you_mean_one_of  # noqa: PLC0415
 
     found = [family for family in families if word == family.architecture or word in family.own_hf_classes()]
+    if not found and _is_model(word):
+        from aprgraph.graph.model import load_model  # noqa: PLC0415
+
+        return [type(load_model(word).family)]
     found = found or [family for family in families if word.lower() in f"{family.architecture} {family.about()[0]}".lower()]
     if found:
         return found
@@ -99,6 +108,14 @@ def _meant(word: str, families: Sequence[type[Family]]) -> list[type[Family]]:
         f"no family, and no model of one, is called {shown(word)}{did_you_mean_one_of(word, known)}; `aprgraph models` lists them, and "
         "docs/families.md says how to bring one"
     )
+
+
+def _is_model(word: str) -> bool:
+    """Whether a model lies at a path of this name."""
+    from aprgraph.graph.sources.path_kind import kind_of_path  # noqa: PLC0415
+
+    kind = kind_of_path(Path(word))
+    return kind is not None and kind.name == "model"
 
 
 def _own_stages(family: type[Family]) -> list[str]:

@@ -72,7 +72,12 @@ class Comparison(DiffReport, Shown):
     @property
     def all_notes(self) -> tuple[str, ...]:
         """The notes of the comparison and of both replays, those first that make the verdict less certain."""
-        return super().all_notes if self.blame is None else by_importance((*self.blame.notes, *self.notes))
+        if self.blame is None:
+            return super().all_notes
+        # How a side was opened each replay says too, by the side's name.
+        told = {note.partition(": ")[2] for note in self.blame.notes}
+        rest = (note for note in self.notes if not (note.startswith(("A: ", "B: ")) and note[3:] in told))
+        return by_importance((*self.blame.notes, *rest))
 
     def error_of(self, row: DiffRow) -> float | None:
         """The local error where a side is wrong, else how far the two are apart."""

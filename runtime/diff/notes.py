@@ -15,6 +15,7 @@ from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.diff.graph_differences import GraphDifferences
 from aprgraph.runtime.diff.indices import ChoiceState, IndexMetrics
 from aprgraph.runtime.diff.metrics import TensorMetrics
+from aprgraph.runtime.diff.one_position import other_positions
 from aprgraph.runtime.diff.report import DiffRow
 from aprgraph.runtime.diff.shapes import ShapedTrace
 from aprgraph.runtime.element import first_in_words
@@ -94,6 +95,7 @@ def remarks(pairs: Sequence[Pair], rows: Sequence[DiffRow], shaped: tuple[Shaped
         if labels:
             holder = "B" if side == "a" else "A"
             yield Caveat(f"{holder} holds one position only, which is taken for the last and is what is compared, for {_named(labels)}")
+    yield from other_positions(pairs, rows, (shaped[0].trace, shaped[1].trace))
     yield from _layers(shaped)
     yield from _uncertain_shapes(pairs, shaped)
     overridden = {row.override: 0 for row in rows if row.override is not None}

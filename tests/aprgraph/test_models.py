@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,11 @@ def test_a_table_spares_its_last_column_where_there_is_no_room_for_it(monkeypatc
     for width, expected in ((30, whole), (29, tables.format_table(("stage",), [("attn_out",)]))):
         monkeypatch.setattr(tables, "columns", lambda width=width: width)
         assert tables.format_table(("stage", "file"), [("attn_out", "layer-0/attn_out.bin")], spare=(1,)) == expected
+
+
+def test_a_model_file_says_its_own_family(tiny_model: Callable[..., Path]) -> None:
+    assert run_cli("models", tiny_model(family="qwen3moe")).out == run_cli("models", "qwen3moe").out
+    assert fails("models", "lost.gguf").startswith("no family, and no model of one, is called 'lost.gguf'")
 
 
 @pytest.mark.parametrize("word", ["gemma3", "Gemma3ForCausalLM", "gemma 3"])

@@ -133,6 +133,23 @@ def test_shapes_that_do_not_fit(tmp_path: Path, other: tuple[int, ...]) -> None:
         assert " x ".join(map(str, other)) in report.verdict
 
 
+@pytest.mark.parametrize(("row", "seems"), [(0, "position 0"), (1, "position 1"), (2, None), (None, None)])
+@pytest.mark.parametrize("swap", [True, False])
+def test_one_position_that_is_not_the_last_is_told_by_the_values(tmp_path: Path, row: int | None, seems: str | None, swap: bool) -> None:
+    whole = {(0, "attn_norm"): values(3, 8), (0, "ffn_up"): UP, (0, "attn_softmax"): values(2, 3, 3)}
+    alone = {key: tensor[row : row + 1] if row is not None else values(1, *tensor.shape[1:], seed=9) for key, tensor in whole.items()}
+    if row is not None:
+        alone[0, "attn_softmax"] = whole[0, "attn_softmax"][:, row : row + 1]
+    else:
+        alone[0, "attn_softmax"] = values(2, 1, 3, seed=9)
+    sides = [write_trace(tmp_path / "whole", whole), write_trace(tmp_path / "alone", alone)]
+    report = diff(*(sides[::-1] if swap else sides))
+    found = [note for note in report.notes if "seems to hold" in note]
+    holder = "A" if swap else "B"
+    words = "not the last: 3 tensors of the 3 that were looked at agree there; record the last position, or all of them"
+    assert found == ([] if seems is None else [f"{holder} seems to hold {seems}, {words}"])
+
+
 @pytest.mark.parametrize("bare", [True, False])
 @pytest.mark.parametrize("swap", [True, False])
 def test_a_side_that_holds_the_last_position_only(tmp_path: Path, bare: bool, swap: bool) -> None:

@@ -4,49 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 
-from aprgraph.capture.attention import AttentionWatch, in_file_order
+from aprgraph.capture.attention import AttentionWatch
 from aprgraph.capture.captured_model import CapturedModel
 from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
 from aprgraph.capture.inside import SumWithPart, called, multiplied_by, sum_with
+from aprgraph.capture.module_taps import ModuleTaps, Record, Tap, rows_of, until
+from aprgraph.capture.node_modules import MOVES, NodeModules
 from aprgraph.capture.recurrent import RecurrentWatch
 from aprgraph.capture.streams import METHODS, MethodWatch, side_by_side
 from aprgraph.capture.weighed_experts import WEIGHED_STAGES, WeighedExpertsWatch
-from aprgraph.graph.ir import Dim, Node
+from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import complete_attrs, traits_of
 from aprgraph.graph.ops.base import integer
 from aprgraph.graph.stages import EMBEDDING, POOLED, STAGE_BY_NAME
 
-#: Called with (stage, layer, tensor). The tensor has the shape of the stage table, on any device, in any dtype.
-Record = Callable[[str, int | None, torch.Tensor], None]
-
-#: Slots whose modules return heads of q or k. Without the batch, the output has three dimensions if heads have an
-#: axis.
-_OF_HEADS = ("q", "k", "q_norm", "k_norm", "v_norm")
-_HEADS_APART = 3
-#: Ops that compute nothing: a torch of their own is all that a capture needs of them.
-_MOVES = ("columns", "join_heads")
 #: The names that feed-forward modules have for their activation.
 _ACTIVATIONS = ("act_fn", "activation_fn", "act")
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A way to record ``stages`` of ``layer``: ``open`` installs its hooks, and closing the stack removes them.
-
-    ``layer`` is None for a whole-model stage. With ``everywhere``, the tap records the stages of all layers.
-    """
-
-    stages: tuple[str, ...]
-    layer: int | None
-    open: Callable[[contextlib.ExitStack], None]
-    everywhere: bool = False
 
 
 def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callable[[], int], *, all_logits: bool) -> Iterator[Tap]:
@@ -110,23 +89,13 @@ def _can_follow(captured: CapturedModel, layer: int, experts: Any) -> bool:
     return implementation in FOLLOWED and hasattr(experts, "act_fn")
 
 
-def _rows(values: Any) -> torch.Tensor:
-    """The input or output of a module, [1, n, columns] or [n, columns], as [n, columns]."""
-    values = values[0] if isinstance(values, tuple) else values
-    return values.reshape(-1, values.shape[-1])
-
-
 def _of_stage(stage: str, values: Any) -> torch.Tensor:
     """What a module takes or gives as a stage has it: rows, or rows of streams side by side."""
-    return side_by_side(values) if STAGE_BY_NAME[stage].dims[-1] == "A*E" else _rows(values)
+    return side_by_side(values) if STAGE_BY_NAME[stage].dims[-1] == "A*E" else rows_of(values)
 
 
 def _end_of_layer(stage: str, _args: Any, output: Any) -> torch.Tensor:
     return _of_stage(stage, output)
-
-
-#: Makes the tensor of a stage from the arguments and the output of a module.
-Shape = Callable[[Any, Any], torch.Tensor]
 
 
 class _LayerTaps:
@@ -138,9 +107,11 @@ class _LayerTaps:
     """
 
     def __init__(self, captured: CapturedModel, record: Record, layer: int | None, *, all_logits: bool) -> None:
-        self._captured, self._record, self._layer, self._all_logits = captured, record, layer, all_logits
+        self._captured, self._record, self._layer = captured, record, layer
         self._graph = captured.outline.graph
-        self._nodes = [node for node in self._graph if node.layer == layer]
+        self._behind = NodeModules(captured, layer)
+        self._nodes = self._behind.nodes
+        self._taps = ModuleTaps(captured, record, layer, self._nodes, all_logits=all_logits)
         #: By node, the slot of the module that returns its value, or of which it is some columns.
         self._slot_of: dict[str, str] = {}
         self._shown: set[str] = {EMBEDDING}
@@ -164,99 +135,33 @@ class _LayerTaps:
                 self._shown.update(new)
                 yield tap
 
-    # -- from the graph to modules --------------------------------------------------------------------------------------
-
-    def _modules(self, node: Node) -> list[tuple[str, Any]]:
-        """(slot, module) of each weight that a node reads, in order; empty if the model lacks one of the modules."""
-        slots = self._slots(node)
-        if node.stage is not None and self._could_have_weights(node):
-            slots = [node.stage]
-        if not traits_of(node).is_matmul and traits_of(node).picks_rows_by:
-            return []  # the embedding: the model scales its rows outside the module
-        # Logits come from the module of the LM head, also if its weight is the embedding table.
-        slots = list(dict.fromkeys("lm_head" if slot == EMBEDDING else slot for slot in slots))  # a norm's weight and bias
-        modules = [(slot, self._captured.modules.find(slot, self._layer)) for slot in slots]
-        return modules if all(module is not None for _, module in modules) else []
-
-    def _slots(self, node: Node) -> list[str]:
-        """The slots of the weights that a node reads."""
-        weights = self._captured.outline.weights
-        return [weights[name].slot for name in self._graph.operand_names(node.name) if name in weights]
-
-    def _reads(self, node: Node, what: str) -> bool:
-        """Whether a node reads a tensor of the kind ``what``, "weight" or "bias"."""
-        weights = self._captured.outline.weights
-        return any(weights[name].what == what for name in self._graph.operand_names(node.name) if name in weights)
-
-    def _could_have_weights(self, node: Node) -> bool:
-        """Whether a node has no weights, of an op that may have some: a norm, whose module has none either."""
-        weights = self._captured.outline.weights
-        return bool(traits_of(node).weights) and not any(name in weights for name in self._graph.operand_names(node.name))
-
-    def _is_of_module(self, node: Node) -> bool:
-        """Whether a node is what a module does with its input."""
-        return self._reads(node, "weight") or self._could_have_weights(node)
-
-    def _is_with_bias(self, node: Node) -> bool:
-        """Whether the module of a matrix product also adds the bias: then the product alone cannot be recorded."""
-        return any(self._reads(user, "bias") for user in self._graph.users(node.name)) or self._is_biased_behind(node, self._slots(node))
-
-    def _is_biased_behind(self, node: Node, slots: Collection[str]) -> bool:
-        """Whether a bias of ``slots`` is added to columns of a node."""
-        weights = self._captured.outline.weights
-        for user in self._graph.users(node.name):
-            added = (weights[name] for name in self._graph.operand_names(user.name) if name in weights)
-            if any(one.what == "bias" and one.slot in slots for one in added):
-                return True
-            if user.op in _MOVES and self._is_biased_behind(user, slots):
-                return True
-        return False
-
     def _outputs(self) -> Iterator[Tap]:
         for node in self._nodes:
-            modules = self._given_by(node)
+            modules = self._behind.given_by(node)
             if not modules:
                 continue
             self._slot_of[node.name] = modules[0][0]
             if node.stage is not None:
-                yield self._after(modules, node.stage, turn=self._turn(node, modules))
+                yield self._taps.after(modules, node.stage, turn=self._behind.turn(node, modules))
                 continue
             for part in self._graph.users(node.name):
                 if part.op == "columns" and part.stage is not None:
                     self._slot_of[part.name] = modules[0][0]
-                    yield self._after(modules, part.stage, partial(self._put_together, part))
-
-    def _given_by(self, node: Node) -> list[tuple[str, Any]]:
-        """(slot, module) of those whose outputs side by side are a node; empty where there are none."""
-        return [] if traits_of(node).picks_rows_by or self._is_with_bias(node) else self._modules(node)
-
-    def _turn(self, node: Node, modules: Sequence[tuple[str, Any]]) -> tuple[int, int]:
-        """The number of a node among those that its module gives one after the other, and how many these are."""
-        if len(modules) != 1:
-            return 0, 1
-        sharing = [one.name for one in self._nodes if [module for _, module in self._given_by(one)] == [modules[0][1]]]
-        return (sharing.index(node.name), len(sharing)) if node.name in sharing else (0, 1)  # a product whose bias the module adds
+                    yield self._taps.after(modules, part.stage, partial(self._put_together, part))
 
     def _moved(self) -> Iterator[Tap]:
         """Stages that are nothing but columns of what modules return, perhaps of several side by side."""
         for node in self._nodes:
-            sources = self._sources(node)
-            if node.stage is None or node.name in self._slot_of or node.op not in _MOVES or not sources:
+            sources = self._behind.sources(node)
+            if node.stage is None or node.name in self._slot_of or node.op not in MOVES or not sources:
                 continue
-            modules = [module for name in sources for module in self._modules(self._graph[name])]
-            yield self._after(modules, node.stage, partial(self._put_together, node))
-
-    def _sources(self, node: Node) -> list[str]:
-        """The nodes of modules that a node is columns of; empty if it is anything else."""
-        if node.op not in _MOVES:
-            return [node.name] if self._modules(node) and not self._is_with_bias(node) else []
-        found = [self._sources(operand) for operand in self._graph.operands(node.name)]
-        return list(dict.fromkeys(name for names in found for name in names)) if all(found) else []
+            modules = [module for name in sources for module in self._behind.weights_of(self._graph[name])]
+            yield self._taps.after(modules, node.stage, partial(self._put_together, node))
 
     def _put_together(self, node: Node, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The value of a node, of the outputs of modules by their slots."""
-        if node.op not in _MOVES:
-            return torch.cat([outputs[slot] for slot, _ in self._modules(node)], dim=1)
+        if node.op not in MOVES:
+            return torch.cat([outputs[slot] for slot, _ in self._behind.weights_of(node)], dim=1)
         parts = [self._put_together(operand, outputs) for operand in self._graph.operands(node.name)]
         heads = [part.unflatten(1, (integer(complete_attrs(node), "heads"), -1)) for part in parts]
         if node.op == "columns":
@@ -277,14 +182,14 @@ class _LayerTaps:
         around = self._captured.modules.around(slot, self._layer) or module
         shared = self._captured.modules.find("shared_out", self._layer)
         if shared is None or any(part is shared for part in around.modules()):
-            yield self._at(around, "moe_ffn_out")
+            yield self._taps.at(around, "moe_ffn_out")
         else:  # the layer itself adds what a shared expert gives
             total = SumWithPart(self._captured.layers[self._layer], around, partial(self._record_rows, "moe_ffn_out"))
             yield Tap(("moe_ffn_out",), self._layer, total.open)
 
     def _watch_weighed(self, experts: Any, record: Callable[[str, torch.Tensor], None], *, inside: bool) -> WeighedExpertsWatch:
         (scores,) = (node for node in self._nodes if node.stage == "moe_router_indices")
-        slot, router = next((slot, module) for node in self._graph.operands(scores.name) for slot, module in self._modules(node))
+        slot, router = next((slot, module) for node in self._graph.operands(scores.name) for slot, module in self._behind.weights_of(node))
         k, logits = scores.attr_int("k"), self._captured.family.hf_outputs.get(slot, 0)
         return WeighedExpertsWatch(router, experts, record, k=k, logits=logits, inside=inside)
 
@@ -305,13 +210,13 @@ class _LayerTaps:
     def _inputs(self) -> Iterator[Tap]:
         for node in self._nodes:
             # The input of the experts is that of the whole module, and each of them reads it.
-            modules = self._modules(node) if self._is_of_module(node) and not traits_of(node).picks_rows_by else []
+            modules = self._behind.weights_of(node) if self._behind.is_of_module(node) and not traits_of(node).picks_rows_by else []
             given = self._graph.operands(node.name)[:1]
             for before in given if modules else ():
                 if before.op == "rope":
                     continue  # where heads are normalised after RoPE
                 if before.stage is not None and before.layer == self._layer and before.name not in self._slot_of:
-                    yield self._before(modules[0][1], before.stage, before.type.dims[-1], self._turn(node, modules))
+                    yield self._taps.before(modules[0][1], before.stage, before.type.dims[-1], self._behind.turn(node, modules))
 
     def _activations(self) -> Iterator[Tap]:
         for node in self._nodes:
@@ -322,9 +227,9 @@ class _LayerTaps:
             found = [getattr(around, name) for name in _ACTIVATIONS if hasattr(around, name)]
             if node.op == "gaussian_top_k" and found:  # what the activation is given
                 self._slot_of[node.name] = self._slot_of[operands[0]]
-                yield self._before(found[0], node.stage, node.type.dims[-1])
+                yield self._taps.before(found[0], node.stage, node.type.dims[-1])
             elif found:
-                yield self._at(found[0], node.stage)
+                yield self._taps.at(found[0], node.stage)
             elif around is not None and STAGE_BY_NAME[node.stage].network == "dense" and hasattr(torch.nn.functional, node.op):
                 watch = called(around, node.op, partial(self._record_rows, node.stage))
                 yield Tap((node.stage,), self._layer, watch.open)
@@ -337,7 +242,7 @@ class _LayerTaps:
             name, given = METHODS[node.op]
             operands = self._graph.operands(node.name)
             slot = next(
-                slot for one in operands for slot in self._slots(one) if self._captured.modules.around(slot, self._layer) is not None
+                slot for one in operands for slot in self._behind.slots(one) if self._captured.modules.around(slot, self._layer) is not None
             )
             module = self._captured.modules.around(slot, self._layer)
             wanted = [(node.stage, "")] + [(one.stage, given) for one in operands[1:2] if given]
@@ -352,7 +257,7 @@ class _LayerTaps:
             if node.op != "add" or node.stage is None or self._layer is None:
                 continue
             for operand in self._graph.operands(node.name):
-                modules = self._given_by(operand)
+                modules = self._behind.given_by(operand)
                 if len(modules) == 1 and operand.stage is not None:
                     (slot, part), layer = modules[0], self._captured.layers[self._layer]
                     whole = self._captured.modules.around(slot, self._layer) or layer
@@ -376,94 +281,12 @@ class _LayerTaps:
         def hook(module: Any, args: Any, kwargs: Any) -> None:
             self._record_rows(stage, inspect.signature(module.forward).bind(*args, **kwargs).arguments[name])
 
-        _until(stack, layer.register_forward_pre_hook(hook, with_kwargs=True))
+        until(stack, layer.register_forward_pre_hook(hook, with_kwargs=True))
 
     def _ends(self) -> Iterator[Tap]:
         """A layer's output, and the model's logits, which with a soft cap are not the output of the LM head."""
         last = [node.stage for node in self._nodes if node.stage is not None][-1:]
         if self._layer is not None:
-            yield from (self._at(self._captured.layers[self._layer], stage, partial(_end_of_layer, stage)) for stage in last)
+            yield from (self._taps.at(self._captured.layers[self._layer], stage, partial(_end_of_layer, stage)) for stage in last)
         elif self._captured.head is not None:
-            yield from (self._at(self._captured.model, stage, lambda _, output: self._of_logits(output.logits)) for stage in last)
-
-    # -- from modules to rows -------------------------------------------------------------------------------------------
-
-    def _at(self, module: Any, stage: str, shape: Shape = lambda _, output: _rows(output), turn: tuple[int, int] = (0, 1)) -> Tap:
-        """Record the output of ``module``; of one that is called several times in a pass, that of its ``turn``."""
-        calls = 0
-
-        # A hook that returned something would replace the module's output.
-        def hook(_module: Any, args: Any, output: Any) -> None:
-            nonlocal calls
-            if calls % turn[1] == turn[0]:
-                self._record(stage, self._layer, shape(args, output))
-            calls += 1
-
-        return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_hook(hook)))
-
-    def _before(self, module: Any, stage: str, width: Dim, turn: tuple[int, int] = (0, 1)) -> Tap:
-        """Record the input of ``module``, which may have heads of the ``width`` columns as rows, as a norm of heads has.
-
-        Of one that is called several times in a pass, that of its ``turn``.
-        """
-        calls = 0
-
-        def hook(_module: Any, args: Any) -> None:
-            nonlocal calls
-            if calls % turn[1] == turn[0]:
-                self._record(stage, self._layer, _rows(args).reshape(-1, int(width)))
-            calls += 1
-
-        return Tap((stage,), self._layer, lambda stack: _until(stack, module.register_forward_pre_hook(hook)))
-
-    def _after(
-        self,
-        modules: Sequence[tuple[str, Any]],
-        stage: str,
-        made: Callable[[Mapping[str, torch.Tensor]], torch.Tensor] = lambda outputs: torch.cat(list(outputs.values()), dim=-1),
-        turn: tuple[int, int] = (0, 1),
-    ) -> Tap:
-        """Record what is ``made`` of the outputs of the modules of these slots, by slot: these side by side."""
-        if len(modules) == 1:
-            slot, module = modules[0]
-            return self._at(module, stage, lambda args, output: made({slot: self._shaped(slot, args, output)}), turn)
-        found: dict[str, torch.Tensor] = {}
-
-        def keep(slot: str) -> Callable[[Any, Any, Any], None]:
-            def hook(_module: Any, args: Any, output: Any) -> None:
-                found[slot] = self._shaped(slot, args, output)
-                if len(found) == len(modules):
-                    self._record(stage, self._layer, made({slot: found.pop(slot) for slot, _ in modules}))
-
-            return hook
-
-        def open_all(stack: contextlib.ExitStack) -> None:
-            for slot, module in modules:
-                _until(stack, module.register_forward_hook(keep(slot)))
-
-        return Tap((stage,), self._layer, open_all)
-
-    def _shaped(self, slot: str, args: Any, output: Any) -> torch.Tensor:
-        """The output of the module of ``slot``, in the shape of its stage, with rows in the order of the GGUF file."""
-        if slot == "lm_head":
-            return self._of_logits(output)
-        if slot in self._captured.family.hf_outputs:
-            output = output[self._captured.family.hf_outputs[slot]]
-        if slot not in _OF_HEADS:
-            return _rows(output)
-        size, heads = self._captured.outline.family.size_of(self._layer or 0), output[0]
-        if heads.dim() == _HEADS_APART:
-            # Some models normalise [1, n, heads, D], others its transpose, [1, heads, n, D].
-            # If n equals heads, the strides tell.
-            count = next(node.attr_int("groups") for node in self._nodes if node.stage == slot)
-            is_turned = heads.shape[1] != count or (heads.shape[0] == count and args[0].stride(1) < args[0].stride(2))
-            heads = heads.transpose(0, 1) if is_turned else heads
-        return in_file_order(self._captured, heads.reshape(len(heads), -1, size))
-
-    def _of_logits(self, logits: torch.Tensor) -> torch.Tensor:
-        return _rows(logits) if self._all_logits else logits[0, -1]
-
-
-def _until(stack: contextlib.ExitStack, handle: Any) -> None:
-    """Remove a hook when ``stack`` closes."""
-    stack.callback(handle.remove)
+            yield from (self._taps.at(self._captured.model, stage, lambda _, output: self._taps.of_logits(output.logits)) for stage in last)

@@ -11,7 +11,8 @@ import torch
 
 from aprgraph.capture.arithmetic import ArithmeticWatch
 from aprgraph.capture.captured_model import CapturedModel, open_model
-from aprgraph.capture.module_hooks import Tap, find_notes, find_taps
+from aprgraph.capture.module_hooks import find_notes, find_taps
+from aprgraph.capture.module_taps import Tap
 from aprgraph.capture.sentence_modules import STAGES_OF_TEXT, find_modules
 from aprgraph.graph.errors import PlanError, TraceError, shown
 from aprgraph.graph.stages import EMBEDDING, LOGITS, POOLED, STAGE_BY_NAME

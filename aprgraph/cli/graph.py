@@ -16,6 +16,8 @@ from aprgraph.cli.verbosity import Quiet, Verbose
 from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from aprgraph.graph.export.view import View
     from aprgraph.graph.ir import Graph
     from aprgraph.graph.model import Model
@@ -125,6 +127,7 @@ def graph(
     from aprgraph.graph.export.formats import EXPORTERS  # noqa: PLC0415
     from aprgraph.graph.export.model_explorer import export_node_data  # noqa: PLC0415
     from aprgraph.graph.export.view import make_view  # noqa: PLC0415
+    from aprgraph.graph.passes.insert_taps import stages_in  # noqa: PLC0415
     from aprgraph.graph.tap_plan import parse_layers  # noqa: PLC0415
     from aprgraph.runtime.output_file import write_text_atomically  # noqa: PLC0415
 
@@ -137,7 +140,8 @@ def graph(
     if node_data is not None:
         _check_place(node_data, inputs, "--node-data", force=force)
     _check_together(chosen, beside, node_data, diff)
-    chosen_passes = _choose_passes(passes, taps, layers)
+    opened_stages = None if source is None else lambda: stages_in(open_graph(source, override_kv, ignore))
+    chosen_passes = _choose_passes(passes, taps, layers, opened_stages)
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
         _check_print(print_ir_after, [one.name for one in chosen_passes])
@@ -286,13 +290,18 @@ def _choose_format(output_format: str | None, output: Path | None) -> str:
     return FORMAT_BY_SUFFIX[output.suffix.lower()]
 
 
-def _choose_passes(passes: str | None, taps: str | None, layers: str | None) -> list[Pass]:
-    """The passes to run; those that name no taps or layers get those of --taps and --layers. Raises GraphError or PlanError."""
+def _choose_passes(
+    passes: str | None, taps: str | None, layers: str | None, stages: Callable[[], Collection[str]] | None = None
+) -> list[Pass]:
+    """The passes to run; those that name no taps or layers get those of --taps and --layers. Raises GraphError or PlanError.
+
+    ``stages`` gives those of the model, for a message.
+    """
     from aprgraph.graph.errors import PlanError  # noqa: PLC0415
     from aprgraph.graph.passes import InsertTaps, make_passes, split_passes  # noqa: PLC0415
     from aprgraph.graph.tap_plan import parse_plan  # noqa: PLC0415
 
-    plan = parse_plan(taps or "all", layers or "0..1")
+    plan = parse_plan(taps or "all", layers or "0..1", stages)
     if passes is None:
         return [] if taps is None else [InsertTaps(plan)]
     if taps is not None:

@@ -169,6 +169,8 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict
         advice: tuple[str | Argument, ...] = ()
         if arrays and not weights and first is not None and is_array_file(where):
             advice = "; `", INSPECT.given(shlex.quote(where)), "` suggests rules"
+        if not arrays:
+            raise TraceError(f"{where}: holds no arrays; expected some under names such as 'layer0.ffn_out'")
         raise TraceError(f"{where}: {held}; name places with ", NAMES.given(EXAMPLE, in_python=f"[{EXAMPLE}]"), *advice)
     return places, tuple(left_out)
 

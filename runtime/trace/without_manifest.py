@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,10 @@ def read_without_manifest(directory: Path) -> tuple[list[TraceEntry], list[Unrea
             unread.append(replace(one, damaged=damaged))
     unread += [Unread(name, f"{what}, which is read by itself alone") for name, what in folder.apart.items()]
     if not entries:
+        if _is_part_of_a_trace(directory, folder.files):
+            raise TraceError(
+                f"{directory}: is one folder of a trace, whose tensors are told by where they lie; give the trace, {directory.parent}"
+            )
         strangers = describe_strangers(directory, unread, folder.apart)
         raise TraceError(
             f"{directory}: holds neither a manifest ({MANIFEST}) nor APRT files of known stages (layer-<N>/<stage>.bin)",
@@ -42,6 +47,13 @@ def read_without_manifest(directory: Path) -> tuple[list[TraceEntry], list[Unrea
             strangers,
         )
     return list(entries.values()), unread
+
+
+def _is_part_of_a_trace(directory: Path, files: Sequence[str]) -> bool:
+    """Whether ``directory`` is that of a layer or a step, and what lies in it would be tensors from above."""
+    name = directory.absolute().name
+    is_part = _LAYER_DIRECTORY.fullmatch(name) is not None or _STEP_DIRECTORY.fullmatch(name) is not None
+    return is_part and any(_entry_of(f"{name}/{file}") is not None for file in files)
 
 
 def _entry_of(file: str) -> TraceEntry | None:

@@ -74,6 +74,8 @@ def things(tmp_path_factory: pytest.TempPathFactory, tiny_model: Callable[..., P
     ("diff tiny.gguf x.npz", f"{NO_TRACE}`aprgraph audit x.npz --model tiny.gguf` says whether that is a run of it, and {RUN}"),
     ("diff tiny.gguf models/tiny.gguf", "tiny.gguf and models/tiny.gguf are models, not traces; `aprgraph weights tiny.gguf models/tiny.gguf` compares two"),
     ("weights trace tiny.gguf", f"trace: a trace, not a GGUF file; give the model's .gguf file; {A_TRACE}"),
+    ("diff trace trace/layer-0", "trace/layer-0: is one folder of a trace, whose tensors are told by where they lie; give the trace, trace"),
+    ("graph tiny.gguf --taps qkv", "unknown stage 'qkv' (did you mean 'qkv_matmul'?); this model's stages are: qkv_matmul, embedding, attn_norm, "),
     ("diff trace models", "it holds a model; run it first, with `aprgraph run` or in your own engine"),
     ("diff trace notes", "it is a folder with 'a.txt'"),
     ("graph --diff tiny.gguf trace", f"{NO_TRACE}`aprgraph audit trace --model tiny.gguf` says whether that is a run of it"),

@@ -6,6 +6,7 @@ NumPy and torch read theirs, without running what a pickle in them says. Arrays 
 from __future__ import annotations
 
 import math
+import warnings
 import weakref
 import zipfile
 from collections import Counter
@@ -34,6 +35,8 @@ _STORED: dict[str, Any] = {
 }  # fmt: skip
 #: How NumPy writes bfloat16, which is no type of its own: elements of two bytes of no type.
 _BFLOAT16_AS_WRITTEN = np.dtype("V2")
+#: What SGLang's dumper saves of each tensor, in a file of its own.
+_VALUE, _DUMPED = "value", {"value", "meta"}
 #: Of a container in a torch file, how many others it may lie in.
 _DEEPEST = 16
 #: How a .npy file begins, and what a file may begin with, to be told by NumPy what it is: an array or a pickle; under the
@@ -220,7 +223,9 @@ def _load_torch(path: Path) -> Any:
             f"{path}: is read by torch, which is not installed: install it (pip install torch), or save the arrays with numpy.savez"
         ) from None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of TorchScript, which the error below tells
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except OSError as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # noqa: BLE001 -- a damaged file makes torch raise anything
@@ -234,10 +239,14 @@ def _load_torch(path: Path) -> Any:
 
 
 def _flatten(held: Any, name: str, path: Path, depth: int) -> Iterator[tuple[str, Any]]:
-    """Each value with its name, of nested dicts and lists such as ``hidden_states.3``."""
+    """Each array with its name, of nested dicts and lists such as ``hidden_states.3``: what a file says of them is none."""
     if depth > _DEEPEST:
         raise TraceError(f"{path}: {shown(name)} lies in more than {_DEEPEST} dicts or lists; save a dict of tensors")
     inside: list[tuple[Any, Any]] = []
+    if held is None or isinstance(held, str | bytes | bool | int | float):
+        return
+    if isinstance(held, Mapping) and set(held) == _DUMPED and hasattr(held[_VALUE], "shape"):
+        held = held[_VALUE]
     if isinstance(held, Mapping):
         inside = list(held.items())
     elif isinstance(held, list | tuple) and any(hasattr(item, "shape") or isinstance(item, Mapping | list | tuple) for item in held):

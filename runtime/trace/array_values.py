@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.words import shape_text
 from aprgraph.runtime.trace.aprt import F32
 
 Array = npt.NDArray[Any]
@@ -105,6 +106,8 @@ def check_values(array: Array, name: str, *, can_be_masked: bool = False, is_ind
     Where they ``can_be_masked``, the lowest float64 stands for a masked element, and becomes -inf.
     """
     floats = is_float(array)
+    if not array.size:
+        raise TraceError(f"has the shape {shape_text(array.shape)}, and no elements")
     if array.dtype == _ONE_BYTE:
         raise TraceError(
             "holds elements of one byte and no type, as NumPy writes float8; save it as float32, with numpy.asarray(…, numpy.float32)"

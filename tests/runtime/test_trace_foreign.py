@@ -220,9 +220,24 @@ def test_torch_files_of_any_nesting(tmp_path: Path) -> None:
     torch.save({"hidden_states": states, "lm_head": torch.from_numpy(LOGITS).requires_grad_(), "step": 3}, tmp_path / "a.pth")
     trace = Trace.open(tmp_path / "a.pth", names=[r"hidden_states\.(\d+)=layer\1.post_ffn_residual"])
     assert np.array_equal(trace.tensor("post_ffn_residual", 1), states[1][0].float().numpy())
-    assert [one.file for one in trace.unread] == ["step"]
+    assert trace.unread == ()  # a number is no array
     torch.save(torch.from_numpy(LOGITS), tmp_path / "lm_head.pt", _use_new_zipfile_serialization=False)
     assert trace.tensor("lm_head").tobytes() == Trace.open(tmp_path / "lm_head.pt").tensor("lm_head").tobytes()
+
+
+@with_torch
+@pytest.mark.contract("CAPTURE-FILES-1")
+def test_files_of_sglang_s_dumper(tmp_path: Path) -> None:
+    """One tensor each, with what it says of itself; that is no array, and counts as none."""
+    for layer in range(2):
+        held = {"value": torch.from_numpy(values(3, 6, seed=layer)), "meta": {"step": 0, "layer_id": layer, "name": "mlp", "args": [1, 2]}}
+        torch.save(held, tmp_path / f"step=0___rank=0___dump_index={layer}___name=mlp___layer_id={layer}.pt")
+    trace = Trace.open(tmp_path, names=[r"step=0___.*___name=mlp___layer_id=(\d+)=layer\1.ffn_out"])
+    assert [entry.label for entry in trace] == ["layer 0 ffn_out", "layer 1 ffn_out"]
+    assert np.array_equal(trace.tensor("ffn_out", 1), values(3, 6, seed=1))
+    assert trace.unread == ()
+    torch.save({"logits": torch.from_numpy(LOGITS), "past_key_values": None, "loss": 0.5, "name": "x"}, tmp_path / "b.pt")
+    assert run_cli("diff", tmp_path / "b.pt", tmp_path / "b.pt", "--map", "logits=lm_head").code == 0
 
 
 def test_without_torch_a_torch_file_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -372,6 +387,7 @@ def test_what_a_rule_matches() -> None:
     ({"blk.0.attn_q.weight": NORM}, "its one array is not called as a stage is (they seem to be a model's weights); "),
     ({"layer0.attn_norm": NORM, "layer1.attn_norm": values(3, 7)}, "layer 1 attn_norm has the shape 3 x 7, with E = 7, but layer 0 attn_norm says 6"),
     ({"layer0.attn_norm": np.array(["a"])}, "layer 0 attn_norm is <U1, expected float16"),
+    ({"layer0.attn_norm": np.zeros((0, 6), np.float32)}, "layer 0 attn_norm has the shape 0 x 6, and no elements"),
     ({"layer0.attn_norm": np.array([None])}, "holds Python objects, which are not read; save plain arrays of numbers"),
     ({}, "holds no arrays"),
 ])  # fmt: skip

@@ -1,4 +1,4 @@
-"""Whether the tensors of a checkpoint are those that its config.json speaks of: biases, the head, the vocabulary.
+"""Whether the tensors of a checkpoint are those that its config.json speaks of: biases, norms of q and k, the head, the vocabulary.
 
 What classes of transformers 5.24 do: a bias that the configuration does not ask for is dropped, and a head that differs from
 the embedding table is kept, tied or not.
@@ -42,6 +42,8 @@ class _Biases:
     fixed: bool = False
     #: Whether there is no weight beside such a bias.
     alone: bool = False
+    #: What is meant, where it is no bias.
+    what: str = "bias"
 
 
 _BY_FIELD = _Biases(_ATTENTION, "attention_bias", False)
@@ -50,6 +52,8 @@ _INPUTS_BY_FIELD = _Biases(_INPUTS, "attention_bias", False)
 _OUTPUT_NEVER = _Biases(_OUTPUT, None, False)
 _NETWORK_NEVER = _Biases(_NETWORK, None, False)
 _NETWORK_BY_FIELD = _Biases(_NETWORK, "mlp_bias", False)
+#: Norms of the heads of q and k, which a class has where it is told to.
+_NORMS_BY_FIELD = _Biases(re.compile(r"blk\.\d+\.attn_(q|k)_norm\.weight"), "use_qk_norm", False, alone=True, what="norm of q and k")
 _NETWORKS_NEVER = _Biases(_ALL_NETWORKS, None, False)
 _LATENT_BY_FIELD, _FROM_LATENT_NEVER = _Biases(_LATENT, "attention_bias", False), _Biases(_FROM_LATENT, None, False)
 _CONVOLUTION = _Biases(re.compile(r"blk\.\d+\.shortconv\.(in_proj|conv|out_proj)\.bias"), "conv_bias", False)
@@ -64,7 +68,6 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
             "olmo3",
             "gemma2",
             "gemma3_text",
-            "cohere",
             "cohere2",
             "qwen3_next",
             "qwen3_5_text",
@@ -95,7 +98,8 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     "hunyuan_v1_moe": (_BY_FIELD, _NETWORKS_NEVER),
     "deepseek_v2": (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _Biases(_ALL_NETWORKS, "mlp_bias", False)),
     **dict.fromkeys(("deepseek_v3", "glm4_moe_lite"), (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _NETWORKS_NEVER)),
-    "glm4_moe": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORKS_NEVER),
+    "glm4_moe": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORKS_NEVER, _NORMS_BY_FIELD),
+    "cohere": (_BY_FIELD, _NETWORK_NEVER, _NORMS_BY_FIELD),
     "stablelm": (_Biases(_INPUTS, "use_qkv_bias", False), _OUTPUT_NEVER, _NETWORK_NEVER),
     "starcoder2": (_Biases(_ATTENTION, "use_bias", True), _Biases(_NETWORK, "use_bias", True)),
     "glm4": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORK_NEVER),
@@ -114,7 +118,7 @@ def require_biases(kind: str, config: Mapping[str, Any], tensors: dict[str, Valu
     notices: tuple[str, ...] = ()
     for biases in _BIASES.get(kind, ()):
         value = biases.default if biases.field is None else config.get(biases.field, biases.default)
-        said = f"{biases.field} is {str(bool(value)).lower()}" if biases.field is not None else f"{kind} has no such bias"
+        said = f"{biases.field} is {str(bool(value)).lower()}" if biases.field is not None else f"{kind} has no such {biases.what}"
         names = [name for name in tensors if biases.tensors.fullmatch(name)]
         if names and not value and not biases.fixed and not any(tensors[name].make().any() for name in names):
             notices += (f"biases of zeros are left out ({listed(names, _NAMED)}): {said}",)
@@ -127,11 +131,11 @@ def require_biases(kind: str, config: Mapping[str, Any], tensors: dict[str, Valu
         if found is not None and not value:
             raise ModelError(
                 f"{where}: {said}, and the checkpoint has {found} (by its name in GGUF), which transformers drops; expected one of "
-                "both: correct the field, or take the biases out of a copy of the checkpoint"
+                f"both: correct the field, or take it out of a copy of the checkpoint"
             )
         has_weights = biases.alone or any(biases.tensors.fullmatch(f"{name.removesuffix('weight')}bias") for name in tensors)
         if found is None and value and not biases.fixed and has_weights:
-            raise ModelError(f"{where}: {said}, and the checkpoint has no such bias; it is incomplete, or the field is wrong")
+            raise ModelError(f"{where}: {said}, and the checkpoint has no such {biases.what}; it is incomplete, or the field is wrong")
     return notices
 
 

@@ -64,7 +64,7 @@ _NOT_NULL: tuple[str, ...] = (
     "hidden_act", "hidden_activation", "query_pre_attn_scalar", "attention_multiplier", "embedding_multiplier", "residual_multiplier",
     "logits_scaling", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "n_shared_experts", "use_qk_norm",
     "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias", "floor_scale", "attn_scale", "attn_temperature_tuning",
-    "interleave_moe_layer_step", "no_rope_layer_interval",
+    "interleave_moe_layer_step", "no_rope_layer_interval", "logit_scale", "use_parallel_residual",
 )  # fmt: skip
 #: Fields that are true or false, and that transformers refuses to be anything else.
 _FLAGS: tuple[str, ...] = (
@@ -80,6 +80,8 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
     "logit_scale": ("cohere", "cohere2"),
     "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": ("exaone4",),
+    "topk_group": ("glm4_moe", "deepseek_v3", "glm4_moe_lite"),
+    **dict.fromkeys(("swiglu_limit", "swiglu_alpha"), ("gpt_oss",)),
     "attention_chunk_size": ("llama4_text",),
 }
 #: What alone is computed here of what a field of a class may say.

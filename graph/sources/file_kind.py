@@ -202,6 +202,14 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
             "record whole tensors, as examples/llama_cpp_trace.py does through the same callback (docs/captures.md)",
         ),
     ),
+    (
+        _begins(b"_logits_"),
+        FileKind(
+            "kl-divergence",
+            "what llama-perplexity keeps for its KL divergence, log probabilities rounded to 16 bits",
+            "record the logits themselves, with `llama-debug --save-logits` or examples/llama_cpp_trace.py (docs/captures.md)",
+        ),
+    ),
     (_is_json, FileKind("json", "JSON text: a configuration, or a server's error message", f"give the model's .gguf file, or {_AGAIN}")),
 )
 

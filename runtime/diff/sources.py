@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 Source: TypeAlias = str | Path | Trace | Mapping[Any, Any]
 #: The kind of a model, and those of what a run recorded.
 _MODEL_KIND, _TRACES = "model", frozenset(("trace", "npz", "npy", "aprt"))
+#: Kinds of what others record that say themselves what to record in their place.
+_TOLD = ("eval-callback", "kl-divergence")
 
 
 def is_file(side: Source) -> bool:
@@ -152,9 +154,7 @@ def _require_tensor(path: Path) -> None:
     if kind.name in ("npz", "npy"):  # under another name, or it would have been read
         advice = f"it is read where its name ends in .{kind.name}"
     else:
-        advice = (
-            kind.advice if kind.name in (*TAKEN, "eval-callback") else "docs/captures.md lists what is read, such as .npz files of arrays"
-        )
+        advice = kind.advice if kind.name in (*TAKEN, *_TOLD) else "docs/captures.md lists what is read, such as .npz files of arrays"
     raise TraceError(f"{path}: not a trace, nor an APRT file, but {kind.what}; ", advice)
 
 

@@ -87,6 +87,8 @@ def _checked_header(path: str | Path, head: bytes, size: int) -> tuple[int | Non
     magic, layer, count = HEADER.unpack_from(head)
     if magic != MAGIC:
         arrays = "; it looks like a file of NumPy or torch: aprgraph.Trace.write makes a trace of arrays" if magic in _ARRAYS else ""
+        if not arrays and size % 4 == 0 and not magic.isascii():
+            arrays = "; if it holds raw float32 numbers, save them as .npy, in their shape (numpy.fromfile, numpy.save)"
         raise TraceError(f"{path}: begins with {magic!r}, expected {MAGIC!r}; not an APRT file{arrays}")
     if size != file_size(count):
         raise TraceError(

@@ -556,6 +556,13 @@ def test_a_tied_head_that_differs_counts(tmp_path: Path) -> None:
         ("hunyuan-moe-f32", "attention_bias", True, "attention_bias is true, and the checkpoint has no such bias"),
         ("modern-bert-f32", "mlp_bias", True, "mlp_bias is true, and the checkpoint has no such bias"),
         ("nemotron-f32", "mlp_bias", True, "mlp_bias is true, and the checkpoint has no such bias"),
+        ("stablelm-f32", "use_parallel_residual", True, "use_parallel_residual is true, and the checkpoint has blk.0.ffn_norm."),
+        (
+            "stablelm-f32-parallel",
+            "use_parallel_residual",
+            False,
+            "use_parallel_residual is false, and the checkpoint has no such norm before the",
+        ),
         ("stablelm-f32", "use_qkv_bias", False, "use_qkv_bias is false, and the checkpoint has blk.0.attn_"),
         ("starcoder2-f32", "use_bias", False, "use_bias is false, and the checkpoint has blk.0.attn_"),
         ("glm4-f32", "model_type", "phi3", "phi3 has no such bias, and the checkpoint has blk.0.attn_"),

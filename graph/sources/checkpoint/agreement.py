@@ -44,6 +44,8 @@ class _Biases:
     alone: bool = False
     #: What is meant, where it is no bias.
     what: str = "bias"
+    #: Whether the class has them where the field says no.
+    negated: bool = False
 
 
 _BY_FIELD = _Biases(_ATTENTION, "attention_bias", False)
@@ -54,6 +56,15 @@ _NETWORK_NEVER = _Biases(_NETWORK, None, False)
 _NETWORK_BY_FIELD = _Biases(_NETWORK, "mlp_bias", False)
 #: Norms of the heads of q and k, which a class has where it is told to.
 _NORMS_BY_FIELD = _Biases(re.compile(r"blk\.\d+\.attn_(q|k)_norm\.weight"), "use_qk_norm", False, alone=True, what="norm of q and k")
+#: What StableLM's network has before it, unless it lies beside attention.
+_SECOND_NORM = _Biases(
+    re.compile(r"blk\.\d+\.ffn_norm\.(weight|bias)"),
+    "use_parallel_residual",
+    False,
+    alone=True,
+    what="norm before the network",
+    negated=True,
+)
 _NETWORKS_NEVER = _Biases(_ALL_NETWORKS, None, False)
 _LATENT_BY_FIELD, _FROM_LATENT_NEVER = _Biases(_LATENT, "attention_bias", False), _Biases(_FROM_LATENT, None, False)
 _CONVOLUTION = _Biases(re.compile(r"blk\.\d+\.shortconv\.(in_proj|conv|out_proj)\.bias"), "conv_bias", False)
@@ -100,7 +111,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     **dict.fromkeys(("deepseek_v3", "glm4_moe_lite"), (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _NETWORKS_NEVER)),
     "glm4_moe": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORKS_NEVER, _NORMS_BY_FIELD),
     "cohere": (_BY_FIELD, _NETWORK_NEVER, _NORMS_BY_FIELD),
-    "stablelm": (_Biases(_INPUTS, "use_qkv_bias", False), _OUTPUT_NEVER, _NETWORK_NEVER),
+    "stablelm": (_Biases(_INPUTS, "use_qkv_bias", False), _OUTPUT_NEVER, _NETWORK_NEVER, _SECOND_NORM),
     "starcoder2": (_Biases(_ATTENTION, "use_bias", True), _Biases(_NETWORK, "use_bias", True)),
     "glm4": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORK_NEVER),
     "qwen2": (_OUTPUT_NEVER, _NETWORK_NEVER),
@@ -117,8 +128,9 @@ def require_biases(kind: str, config: Mapping[str, Any], tensors: dict[str, Valu
     """
     notices: tuple[str, ...] = ()
     for biases in _BIASES.get(kind, ()):
-        value = biases.default if biases.field is None else config.get(biases.field, biases.default)
-        said = f"{biases.field} is {str(bool(value)).lower()}" if biases.field is not None else f"{kind} has no such {biases.what}"
+        given = biases.default if biases.field is None else config.get(biases.field, biases.default)
+        value = not given if biases.negated else given
+        said = f"{biases.field} is {str(bool(given)).lower()}" if biases.field is not None else f"{kind} has no such {biases.what}"
         names = [name for name in tensors if biases.tensors.fullmatch(name)]
         if names and not value and not biases.fixed and not any(tensors[name].make().any() for name in names):
             notices += (f"biases of zeros are left out ({listed(names, _NAMED)}): {said}",)

@@ -331,6 +331,8 @@ def test_what_is_said_and_goes_on(tmp_path: Path) -> None:
         ("deepseek2-f32", {"norm_topk_prob": True}, "norm_topk_prob is True: ignored"),
         ("deepseek2-f32", {"norm_topk_prob": False, "rope_interleave": True}, ""),
         ("deepseek2-f32", {"rope_interleave": False}, "rope_interleave is False: ignored"),
+        ("gemma2-f32", {"sliding_window_pattern": 3}, "sliding_window_pattern is 3: ignored"),
+        ("gpt-oss-f32", {"sliding_window_pattern": 3}, "sliding_window_pattern is 3: ignored"),
         ("hunyuan-moe-f32", {"norm_topk_prob": False}, "norm_topk_prob is False: ignored"),
         ("hunyuan-moe-f32", {"norm_topk_prob": True}, ""),
     ],
@@ -540,6 +542,19 @@ def test_a_tied_head_that_differs_counts(tmp_path: Path) -> None:
         ("glm4moe-f32", "use_qk_norm", False, "use_qk_norm is false, and the checkpoint has blk.0.attn_"),
         ("command-r-f32", "use_qk_norm", True, "use_qk_norm is true, and the checkpoint has no such norm of q and k"),
         ("command-r-plus-f32", "use_qk_norm", False, "use_qk_norm is false, and the checkpoint has blk.0.attn_"),
+        (
+            "gemma2-f32",
+            "attn_logit_softcapping",
+            0.0,
+            "attn_logit_softcapping is 0, which the class of transformers (gemma2) takes as it is",
+        ),
+        ("gemma2-f32", "layer_types", ["full_attention"], "layer_types names 1 layers, and num_hidden_layers is "),
+        (
+            "llama-f32-linear",
+            "layer_types",
+            ["full_attention"] * 9,
+            "layer_types names 9 layers, and num_hidden_layers is 2, which transformers",
+        ),
         ("cohere2-f32", "logit_scale", None, "logit_scale is null, which the class of transformers (cohere2) refuses"),
         ("glm4moe-f32", "topk_group", 0, "topk_group is 0, which the class of transformers (glm4_moe) takes as it is"),
         ("gpt-oss-f32", "swiglu_limit", 0.0, "swiglu_limit is 0, which the class of transformers (gpt_oss) takes as it is"),
@@ -598,6 +613,16 @@ def test_a_bias_that_the_class_drops_is_refused(name: str, module: str, words: s
                 load_model(folder)
             assert words in str(caught.value)
     assert graph_text(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_biases_that_a_class_has_where_nothing_is_said(tmp_path: Path) -> None:
+    """transformers 5.24's Glm4Config takes attention_bias = true, and Starcoder2Config use_bias."""
+    for name, field in (("glm4-f32", "attention_bias"), ("starcoder2-f32", "use_bias")):
+        folder = write_checkpoint(name, tmp_path)
+        wanted = graph_text(folder)
+        change(folder, lambda config, field=field: config.pop(field))  # type: ignore[misc]
+        assert graph_text(folder) == wanted
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -113,7 +113,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     "cohere": (_BY_FIELD, _NETWORK_NEVER, _NORMS_BY_FIELD),
     "stablelm": (_Biases(_INPUTS, "use_qkv_bias", False), _OUTPUT_NEVER, _NETWORK_NEVER, _SECOND_NORM),
     "starcoder2": (_Biases(_ATTENTION, "use_bias", True), _Biases(_NETWORK, "use_bias", True)),
-    "glm4": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORK_NEVER),
+    "glm4": (_Biases(_INPUTS, "attention_bias", True), _OUTPUT_NEVER, _NETWORK_NEVER),
     "qwen2": (_OUTPUT_NEVER, _NETWORK_NEVER),
     "qwen2_moe": (_Biases(_INPUTS, "qkv_bias", True, fixed=True), _OUTPUT_NEVER),
     "gpt_oss": (_Biases(_ATTENTION, "attention_bias", True, fixed=True),),

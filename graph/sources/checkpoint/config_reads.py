@@ -34,6 +34,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "starcoder2", "modernbert",
     ),
     "use_sliding_window": (*_QWEN, "smollm3"),
+    "sliding_window_pattern": ("gemma3_text", "cohere2", "exaone4"),
     "no_rope_layers": ("smollm3", "llama4_text"),
     "no_rope_layer_interval": ("smollm3", "llama4_text"),
     "use_qk_norm": ("cohere", "glm4_moe", "llama4_text"),
@@ -80,6 +81,7 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
     "logit_scale": ("cohere", "cohere2"),
     "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
     "sliding_window": ("exaone4",),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), _GEMMA_ALL),
     "topk_group": ("glm4_moe", "deepseek_v3", "glm4_moe_lite"),
     **dict.fromkeys(("swiglu_limit", "swiglu_alpha"), ("gpt_oss",)),
     "attention_chunk_size": ("llama4_text",),
@@ -121,6 +123,12 @@ def require_values(config: Mapping[str, Any], kind: str, where: Path) -> None:
         raise ModelError(
             f"{where}: {name} is null, which the class of transformers ({kind}) refuses; give its value in a copy of the file, or take it "
             "out, for the class's default"
+        )
+    listed, layers = config.get("layer_types"), config.get("num_hidden_layers")
+    if kind in CLASS_DEFAULTS and isinstance(listed, list) and type(layers) is int and len(listed) != layers:
+        raise ModelError(
+            f"{where}: layer_types names {len(listed)} layers, and num_hidden_layers is {layers}, which transformers refuses; correct one "
+            "of them in a copy of the file"
         )
     zero = next((one for one, kinds in _NOT_ZERO.items() if kind in kinds and one in config and config[one] == 0), None)
     if zero is not None:

@@ -370,6 +370,25 @@ def test_a_quantised_checkpoint_is_that_of_its_decoded_weights(kind: str, tmp_pa
     assert np.array_equal(into, source.tensor_bytes(info).reshape(-1)[200:240])
 
 
+@pytest.mark.contract("FILE-HF-5")
+@pytest.mark.parametrize("given", [
+    {"quant_method": "bitsandbytes", "load_in_4bit": True}, {"quant_method": "gptq", "bits": 4}, {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+    {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0": {"targets": ["Linear"]}}},
+])  # fmt: skip
+def test_weights_that_are_not_quantised_as_the_configuration_says(given: dict[str, Any], tmp_path: Path) -> None:
+    """As of adapters that were merged into the original weights, with the configuration of the quantised ones."""
+    folder = write_checkpoint("qwen2-f32-yarn", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    wanted = dict(open_source(folder).tensors)
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": given}))
+    source = open_source(folder)
+    assert dict(source.tensors) == wanted
+    kind = {"gptq": "GPTQ", "modelopt": "NVFP4"}.get(given["quant_method"], given["quant_method"])
+    assert any(
+        str(one).startswith(f"config.json says that weights are quantised by {kind}, and none in the files is: ") for one in source.notices
+    )
+
+
 @pytest.mark.contract("FILE-HF-2")
 @pytest.mark.contract("FILE-HF-5")
 def test_quantised_layers_that_are_incomplete_or_lie(tmp_path: Path) -> None:

@@ -38,12 +38,17 @@ class Quantization:
     notices: tuple[str, ...] = ()
     modules: tuple[ModuleFormat, ...] = ()
     kind: str = ""
+    #: Whether weights are said to be quantised, and not a cache alone.
+    of_weights: bool = True
 
     def decode(self, stored: dict[str, StoredTensor]) -> tuple[dict[str, StoredTensor], tuple[str, ...]]:
         """The tensors with one weight for each layer that is stored as several, and a notice if there are such."""
         for modules in self.modules:
             stored = with_decoded_modules(stored, modules)
         decoded = [tensor for tensor in stored.values() if tensor.is_decoded]
+        if self.kind and self.of_weights and not decoded and not any(tensor.dtype.startswith("F8") for tensor in stored.values()):
+            none = f"config.json says that weights are quantised by {self.kind}, and none in the files is: they are taken as they are"
+            return stored, (f"{none}; some programs quantise such weights as they load them",)
         nbytes = sum(tensor.nbytes for tensor in decoded)
         verb = "is" if len(decoded) == 1 else "are"
         what = f"{counted(len(decoded), 'weight')} of {self.kind} {verb} decoded to float32 in memory ({nbytes:,} bytes)"
@@ -69,7 +74,8 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
         return Quantization(modules=(read_awq(given, where),), kind="AWQ")
     if kind == "compressed-tensors":
         fp8_block, notices, asymmetric = read_compressed_tensors(given, where)
-        return Quantization(fp8_block or _BLOCK, notices, (COMPRESSED, PackQuantized(asymmetric), IntQuantized(asymmetric)), kind)
+        formats = (COMPRESSED, PackQuantized(asymmetric), IntQuantized(asymmetric))
+        return Quantization(fp8_block or _BLOCK, notices, formats, kind, of_weights=bool(given.get("config_groups")))
     if kind == "modelopt":
         return Quantization(notices=read_modelopt(given, where), modules=(MODELOPT,), kind="NVFP4")
     if kind == "bitsandbytes":

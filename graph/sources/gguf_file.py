@@ -36,6 +36,13 @@ _MAX_KEY, _MAX_NAME = 65535, 63
 #: tensors: more than any model has, and few enough to be read in seconds.
 _MAX_TEXT, _MAX_KEYS, _MAX_TENSORS = 256 << 20, 1 << 16, 1 << 17
 _DEFAULT_ALIGNMENT = 32
+#: Types that ggml has no more, and what to take: two of May 2023, and rows side by side for ARM, which it orders so itself since
+#: November 2024 (ggml.h).
+_DROPPED = {
+    4: ("Q4_2", "Q4_0"), 5: ("Q4_3", "Q4_1"),
+    **{31 + place: (f"Q4_0_{shape}", "Q4_0") for place, shape in enumerate(("4_4", "4_8", "8_8"))},
+    **{36 + place: (f"IQ4_NL_{shape}", "IQ4_NL") for place, shape in enumerate(("4_4", "4_8", "8_8"))},
+}  # fmt: skip
 
 
 class GGUFFile:
@@ -158,6 +165,12 @@ class GGUFFile:
 
     def _format(self, name: str, code: int) -> BlockFormat:
         fmt = format_of_ggml_type(code)
+        if fmt is None and code in _DROPPED:
+            dropped, usual = _DROPPED[code]
+            raise UnsupportedModelError(
+                f"{self.path}: tensor {name!r} has the block type {dropped} ({code}), which llama.cpp does not read any more either: get "
+                f"the model in {usual}"
+            )
         if fmt is None:
             raise UnsupportedModelError(
                 f"{self.path}: tensor {name!r} has the block type {_type_name(code)}; aprgraph decodes "

@@ -15,7 +15,7 @@ from aprgraph.graph.model_graph import build_graph
 from aprgraph.runtime.blame import LocalState, audit
 from aprgraph.runtime.check.nonfinite import weights_behind
 from tests.support.blame import TOKENS, spoil, traced, with_nan
-from tests.support.planted import nan_scales, planted
+from tests.support.planted import Bytes, nan_scales, planted
 
 Tiny = Callable[..., Path]
 _HELD = "blk.1.ffn_down.weight holds 3 blocks with NaN scales (rows 0, 5, 63)"
@@ -38,6 +38,21 @@ def test_a_right_trace_of_a_broken_model_is_not_plainly_right(broken: Path, tmp_
     assert found.notes[0].startswith(f"{broken_words}; ")
     assert f"`aprgraph.check({str(broken)!r})`" in found.notes[0]
     assert found.to_json()["broken"] == broken_words
+
+
+@pytest.mark.contract("BLAME-BROKEN-1")
+def test_factors_of_rope_that_are_0_break_a_model(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Its trace is right, and NaN."""
+
+    def zero(rows: Bytes) -> None:
+        rows[...] = 0
+
+    path = planted(tiny_model(rope_freqs=True), tmp_path / "broken.gguf", rope_freqs__weight=zero)
+    found = audit(traced(tmp_path / "t", path), load_model(path))
+    assert found.wrong == ()
+    assert (
+        "the model file is broken: rope_freqs.weight holds 0 in elements 0 to 7, by which RoPE's frequencies are divided" in found.sentence
+    )
 
 
 @pytest.mark.contract("BLAME-BROKEN-1")

@@ -13,6 +13,7 @@ from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import Model
 from aprgraph.graph.model_keys import keys_of_ops
 from aprgraph.graph.ops import traits_of
+from aprgraph.runtime.blame.keys_at_fault import could_be_at_fault
 from aprgraph.runtime.blame.local_errors import LocalError
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.suspects import FileSuspect
@@ -42,14 +43,14 @@ def differs_unseen(trace: Trace, model: ReplayedModel) -> bool:
 
 
 def suspect_file(wrong: Sequence[LocalError], model: Model, graph: Graph) -> FileSuspect:
-    """What of the file the first wrong tensor of each stage reads."""
+    """What of the file the first wrong tensor of each stage reads; of its keys, those that what explains these leaves open."""
     first = {local.key.stage: local for local in reversed(wrong)}
     firsts = [local for local in wrong if first[local.key.stage] is local]
     weights = dict.fromkeys(name for local in firsts for name in local.weights)
     nodes = [graph[name] for local in firsts for name in local.region if name in graph]
     ops = {traits_of(node).variant_of or node.op for node in nodes}
     seen = (*_look(model, list(weights)[:NAMED]), *_rounded(model, firsts))
-    absent, there = _keys(ops, model)
+    absent, there = _keys(could_be_at_fault(keys_of_ops(ops), wrong), model)
     guessed = tuple(words for words, value in absent if isinstance(value, float))
     return FileSuspect(model.path.name, tuple(weights), (*(words for words, _ in absent), *there), seen, guessed)
 
@@ -76,8 +77,8 @@ def _look(model: Model, names: Sequence[str]) -> Iterator[str]:
             yield f"{finding.name}: {finding.rule.title}: {finding.text}"
 
 
-def _keys(ops: set[str], model: Model) -> tuple[list[tuple[str, object]], list[str]]:
-    """The keys that shape ops, in words: absent ones with what was taken in their place, and those that are there.
+def _keys(names: Sequence[str], model: Model) -> tuple[list[tuple[str, object]], list[str]]:
+    """Keys of these names in words: absent ones with what was taken in their place, and those that are there.
 
     What a file does not say is guessed more often than misread.
     """
@@ -85,7 +86,7 @@ def _keys(ops: set[str], model: Model) -> tuple[list[tuple[str, object]], list[s
     absent: list[tuple[str, object]] = []
     there = []
     # Real numbers first: a size that is wrong contradicts the tensors, a base of RoPE nothing.
-    keys = sorted(keys_of_ops(ops), key=lambda suffix: not isinstance(model.defaults.get(f"{prefix}.{suffix}"), float))
+    keys = sorted(names, key=lambda suffix: not isinstance(model.defaults.get(f"{prefix}.{suffix}"), float))
     for suffix in keys:
         key = f"{prefix}.{suffix}"
         value = model.metadata.get(key)

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array, is_computed, is_weight, traits_of
-from aprgraph.graph.ops.attention import scores_by_layer
-from aprgraph.graph.ops.flash_attention import FLASH_ATTENTION
+from aprgraph.graph.ops.attention import ATTN_SOFTMAX
 from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import Origins, find_origins
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.agreement import agreed
 from aprgraph.runtime.blame.compare_case import compare_any, compare_case
-from aprgraph.runtime.blame.conditioning import explained_by_rounding
 from aprgraph.runtime.blame.doubts import Case, Doubts
-from aprgraph.runtime.blame.flash_division import FlashDivision, near_positions, windowed_rows
-from aprgraph.runtime.blame.float_range import FLOAT16, FLOAT32, Overflow, find_overflow
+from aprgraph.runtime.blame.excuses import Excuses
+from aprgraph.runtime.blame.flash_division import FlashDivision
+from aprgraph.runtime.blame.float_range import FLOAT16, FLOAT32
 from aprgraph.runtime.blame.float_weights import FloatWeights
 from aprgraph.runtime.blame.hypotheses import Hypothesis, likeliest_of, turned_rows
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
@@ -40,7 +38,7 @@ from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
 from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation, axis_errors
 from aprgraph.runtime.place import Place
-from aprgraph.runtime.readings import Reading, layout_of, unmasked
+from aprgraph.runtime.readings import Reading, hidden_by_mask, layout_of, unmasked
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -61,11 +59,10 @@ class Judge:
     ) -> None:
         self._model, self._weights = model.model, [node for node in model.graph if is_weight(node)]
         self._replayer, self._recorded, self._graph = replayer, replayer.recorded, replayer.graph
-        self._profile, self._limits, self._float_weights = profile, limits, float_weights
+        self._limits, self._float_weights = limits, float_weights
         self._find = limits.find
-        self._division = division
-        self._range = FLOAT16 if in_float16 else FLOAT32
         self._ties = NearTies()
+        self._excuses = Excuses(replayer, profile, float_weights, self._ties, FLOAT16 if in_float16 else FLOAT32, division)
         self._doubts = Doubts(replayer, compare_case)
         self._explainer = Explainer()
         self._twins = Twins()
@@ -129,7 +126,7 @@ class Judge:
                 found, case = as_it_stands
                 if found.state is LocalState.RIGHT:
                     return found
-            found = self._excused(found, case)
+            found = self._excuses.excused(found, case)
         if found.state is LocalState.WRONG:
             found = self._looked_into(found, case) if explain else self._doubts.read_otherwise(found, case)
         if found.state is LocalState.RIGHT:
@@ -190,10 +187,11 @@ class Judge:
         return replace(one.wrong, explanation=explanation, by_axis=by_axis)
 
     def _unmasked(self, node: Node, recorded: Array) -> Array:
-        """Scores without the numbers that stand at masked places; others as they are."""
-        if scores_by_layer(self._graph).get(node.layer) is not node:
+        """Scores, or their softmax, without the numbers that stand at masked places; others as they are."""
+        hidden = hidden_by_mask(self._graph, node, recorded.shape)
+        if hidden is None:
             return recorded
-        found = unmasked(recorded)
+        found = unmasked(recorded, hidden, are_weights=node.op == ATTN_SOFTMAX.name)
         return recorded if found is None else found
 
     def settle(self, found: Iterable[LocalError]) -> list[LocalError]:
@@ -224,76 +222,6 @@ class Judge:
         return self._doubts.as_read(trace)
 
     # -- one tensor -----------------------------------------------------------------------------------------------------
-
-    def _excused(self, local: LocalError, case: Case) -> LocalError:
-        """A tensor beyond its limit, before anybody is blamed."""
-        assert isinstance(local.metrics, TensorMetrics)
-        overflow = self._find_overflow(local.metrics, case)
-        if local.metrics.mismatched_nonfinite and (unclear := self._unclear_source(case)) is not None:
-            tainted = ~np.isfinite(self._replayer.recompute(case.replay, case.tensor, _NanForInf(case.replay.inputs)))
-            return self._but_for(local, case, tainted if overflow is None else tainted | overflow.elements, unclear)
-        if overflow is not None:
-            found = self._but_for(local, case, overflow.elements, overflow.words)
-            if found.state is LocalState.UNKNOWN:
-                return replace(found, overflows=overflow.format.name)
-        if local.metrics.mismatched_nonfinite:
-            return local
-        if self._division is not None and (found := self._in_doubt(local, case, self._division)).state is LocalState.UNKNOWN:
-            return found
-        tie = self._ties.find(case.origins.region)
-        if tie is not None:
-            return replace(local, state=LocalState.UNKNOWN, reason=tie)
-        float_weights = self._float_weights
-        noise = 0.0 if float_weights is None else float_weights.unit(case.origins.weights)
-        rounding = explained_by_rounding(
-            self._replayer, case.replay, case.tensor, case.computed, local.metrics, profile=self._profile, most=noise or math.inf
-        )
-        return local if rounding is None else replace(local, state=LocalState.RIGHT, reason=rounding)
-
-    def _but_for(self, local: LocalError, case: Case, elements: npt.NDArray[np.bool_], reason: str) -> LocalError:
-        """``local`` not known for ``reason``, if nothing is wrong but ``elements``."""
-        others = replace(case, recorded=np.where(elements, case.computed, case.recorded))
-        found = compare_case(replace(local, state=LocalState.RIGHT), others)
-        return local if found.state is LocalState.WRONG else replace(local, state=LocalState.UNKNOWN, reason=reason, is_open=True)
-
-    def _in_doubt(self, local: LocalError, case: Case, division: FlashDivision) -> LocalError:
-        """A tensor of flash attention that is near the replay, if nothing is wrong but positions of which it is not known what they get."""
-        node, start = case.tensor.node, self._recorded.pass_start(case.step)
-        length = self._recorded.pass_length(case.step)
-        if start is None or not length or "n" not in node.type.dims:
-            return local
-        if not any(case.replay.graph[name].op == FLASH_ATTENTION.name for name in case.origins.region):
-            return local
-        doubt = division.open_rows(length, start + length)
-        doubt = doubt or windowed_rows(case.replay.graph, case.origins.region, length, start + length)
-        if doubt is None:
-            return local
-        rows, reason = doubt
-        axis = node.type.dims.index("n")
-        shape = [1] * case.computed.ndim
-        shape[axis] = case.computed.shape[axis]
-        near = rows[-shape[axis] :] & near_positions(case.recorded, case.computed, axis, start + length)
-        return self._but_for(local, case, np.broadcast_to(near.reshape(shape), case.computed.shape), reason)
-
-    def _find_overflow(self, metrics: TensorMetrics, case: Case) -> Overflow | None:
-        """What of a tensor overflows the format of the run; not looked for where nothing is large."""
-        tensors = self._recorded.of_step(case.step)
-        large = metrics.mismatched_nonfinite or any(
-            _exceeds(values, self._range.large)
-            for values in (case.computed, *(self._recorded.load(tensors[name]) for name in case.origins.sources))
-        )
-        return find_overflow(self._replayer, case.replay, case.tensor, case.recorded, case.computed, self._range) if large else None
-
-    def _unclear_source(self, case: Case) -> str | None:
-        """Why tensors with NaN or Inf at other places than the replay are neither right nor wrong."""
-        tensors, recorded = self._recorded.of_step(case.step), self._recorded
-        for name in case.origins.sources:
-            if not np.isfinite(recorded.value(tensors[name])).all():
-                return f"{tensors[name].entry.label}, from which it is computed, holds NaN or Inf; what follows from those is not defined"
-        for name in case.origins.region:
-            if name in case.replay.states and not np.isfinite(case.replay.states[name]).all():
-                return f"what earlier steps left in %{name}, from which it is computed, holds NaN or Inf; what follows is not defined"
-        return None
 
     def _judge_ids(self, local: LocalError, recorded: F32, computed: F32, node: Node) -> LocalError:
         metrics = compare_indices(recorded, computed)
@@ -348,26 +276,3 @@ class Judge:
         node = self._graph[name]
         assert node.stage is not None
         return Place(step, node.layer, node.stage)
-
-
-class _NanForInf(Mapping[str, Array]):
-    """Inputs in which NaN stands for Inf too: whatever is computed from it is NaN then, and not 0 as a quotient by Inf."""
-
-    def __init__(self, inputs: Mapping[str, Array]) -> None:
-        self._inputs = inputs
-
-    def __getitem__(self, name: str) -> Array:
-        value = self._inputs[name]
-        return np.where(np.isfinite(value), value, np.nan) if value.dtype.kind == "f" else value
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._inputs)
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-
-def _exceeds(values: F32, size: float) -> bool:
-    """Whether an element is larger than ``size``, or NaN."""
-    with np.errstate(invalid="ignore"):
-        return bool(values.size) and not (float(values.max()) <= size and float(values.min()) >= -size)

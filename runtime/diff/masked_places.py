@@ -1,4 +1,4 @@
-"""Numbers that stand for masks in one side's scores, such as -inf, where the other side holds 0 or another such number.
+"""Numbers that stand for masks in one side's scores, such as -inf or NaN, where the other side holds 0 or another such number.
 
 They are no numbers that were computed, and so neither an error nor to be measured beside real scores, which they would hide. At a
 place that no mask hides they stay what they are.
@@ -15,7 +15,7 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.attention import attention_mask, mask_of, scores_by_layer
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.readings.steps import AT_MASKED, LEAST_FILL, is_fill
+from aprgraph.runtime.readings.steps import AT_MASKED, LEAST_FILL, fill_in_words, is_fill
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.reader import Trace
 
@@ -24,7 +24,7 @@ SCORES = "attn_scores"
 
 def may_hold_fills(metrics: TensorMetrics) -> bool:
     """Whether numbers that stand for masks can be in one of two tensors, by what was measured."""
-    if metrics.inf_a or metrics.inf_b:
+    if metrics.inf_a or metrics.inf_b or metrics.nan_a or metrics.nan_b:
         return True
     return any(rms is not None and rms * math.sqrt(metrics.count) >= LEAST_FILL for rms in (metrics.rms_a, metrics.rms_b))
 
@@ -62,9 +62,9 @@ class WithoutFills:
     def blocks(self, blocks: Iterable[tuple[F32, F32]]) -> Iterator[tuple[F32, F32]]:
         """The same blocks f32 [m, n, t] without these numbers."""
         for a, b in blocks:
-            fills = is_fill(a), is_fill(b)
+            fills = is_fill(a) | np.isnan(a), is_fill(b) | np.isnan(b)
             alike = self._hidden & (fills[0] | (a == 0)) & (fills[1] | (b == 0)) & (fills[0] | fills[1])
-            differing = alike & (a != b)
+            differing = alike & (a != b) & ~(np.isnan(a) & np.isnan(b))
             if self.filled is None and differing.any():
                 first = tuple(int(axis[0]) for axis in np.nonzero(differing))
                 one, other = float(a[first]), float(b[first])
@@ -78,5 +78,6 @@ class WithoutFills:
             return None
         a, b = self.filled
         if a is not None and b is not None:
-            return "B", f"{b:.4g}, where A has {a:.4g},{AT_MASKED}"
-        return ("B", f"{b:.4g}{AT_MASKED}") if b is not None else ("A", f"{a:.4g}{AT_MASKED}")
+            return "B", f"{fill_in_words(b)}, where A has {fill_in_words(a)},{AT_MASKED}"
+        side, fill = ("B", b) if b is not None else ("A", a)
+        return side, f"{fill_in_words(fill or 0.0)}{AT_MASKED}"

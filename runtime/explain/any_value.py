@@ -10,7 +10,7 @@ import numpy as np
 from aprgraph.graph.ops import Array, traits_of
 from aprgraph.graph.words import joined
 from aprgraph.runtime.explain.alternative import GENERAL, LOOSE, Alternative, explains
-from aprgraph.runtime.explain.orders import axes_in_words, found_order, order_words, positions_in_words
+from aprgraph.runtime.explain.orders import found_order, order_words, positions_in_words
 from aprgraph.runtime.explain.site import Site
 from aprgraph.runtime.readings.layout import layout_of
 
@@ -40,7 +40,7 @@ def rearranged(site: Site) -> Iterator[Alternative]:
             words = positions_in_words(order, "position" if is_of_positions else "head", site.called)
         else:
             axes = layout_of(site.around.graph, site.node, site.due.shape).axes[1:]
-            words = axes_in_words(order, axes, site.called) or order_words(order, site.called, [size for _, size in axes[:-1]], noun)
+            words = order_words(order, site.called, [size for _, size in axes[:-1]], noun)
         yield Alternative("rearranged", words, partial(_taken, site, order, axis), LOOSE)
 
 

@@ -64,13 +64,15 @@ def under(site: Site, wrong: _Mask) -> Compute:
     """The node under another mask."""
 
     def compute(operands: Sequence[Array]) -> Array:
-        mask = wrong(mask_of(*_lengths(site, operands), site.node.attrs))
+        due = mask_of(*_lengths(site, operands), site.node.attrs)
+        mask = wrong(due)
         if site.node.op == "attn_scores":
             return _scores(site, operands, mask)
         if site.node.op == "attn_softmax":
             weights, sums = _exponentials(operands, mask)
-            with np.errstate(invalid="ignore"):  # a query that sees no key has no softmax
-                return np.asarray(weights / sums)
+            with np.errstate(invalid="ignore"):  # a query that sees no key has no softmax; NaN at masked places is not looked at
+                value = np.asarray(weights / sums)
+            return np.where(np.isnan(value) & ~due, 0.0, value)
         return _mix(site, operands, mask)
 
     return compute

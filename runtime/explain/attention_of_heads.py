@@ -106,6 +106,25 @@ def keys_seen(site: Site) -> Iterator[Alternative]:
     yield Alternative("mask", _words(due, seen), under(site, lambda _: seen), SOLVED, shown)
 
 
+@explains("attn_softmax")
+def padding(site: Site) -> Iterator[Alternative]:
+    """Queries see no key, and hold NaN for it, as those of padding do; nor does any query see theirs."""
+    recorded = site.recorded
+    if recorded is None or recorded.ndim != 3:
+        return
+    due, nan = mask_of(recorded.shape[1], recorded.shape[2], site.node.attrs), np.isnan(recorded)
+    empty: Array = np.asarray((nan | ~due).all(axis=(0, 2)))
+    if not empty.any() or empty.all() or nan[:, ~empty].any():
+        return
+    hidden = np.flatnonzero((due & ~(recorded != 0).any(axis=0))[~empty].any(axis=0))
+    seen = due & ~empty[:, None] & ~np.isin(np.arange(due.shape[1]), hidden)
+    queries = np.flatnonzero(empty)
+    which = f"query {queries[0]} sees" if len(queries) == 1 else f"queries {runs(queries, _NAMED)} see"
+    others = f", and no query sees {plural(len(hidden), 'key')} {runs(hidden, _NAMED)}" if hidden.size else ""
+    words = f"{which} no key, so that the softmax is NaN there{others}: as where padding is masked"
+    yield Alternative("mask", words, under(site, lambda _: seen), SOLVED)
+
+
 def _words(due: Array, seen: Array) -> str:
     wrong = np.flatnonzero((due != seen).any(axis=1))
     first = int(wrong[0])

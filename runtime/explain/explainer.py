@@ -118,13 +118,20 @@ class Explainer:
 
 def _singly(evidence: Evidence, wanted: Callable[[str], bool], offered: dict[str, list[tuple[Node, Alternative]]]) -> Iterator[_Fit]:
     """One mistake, at one node or at several; whatever was ``offered`` is kept by its name."""
+    alike: dict[str, list[tuple[Node, Alternative]]] = {}
     for site in _sites(evidence):
         for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
             offered.setdefault(one.name, []).append((site.node, one))
+            for words in one.together:
+                alike.setdefault(words, []).append((site.node, replace(one, words=words)))
             yield from _fit(evidence, {site.node.name: one})
-    for places in offered.values():
+    tried: set[frozenset[tuple[str, int]]] = set()
+    by_name = ([(node, one) for node, one in places if not one.together] for places in offered.values())
+    for places in (*by_name, *alike.values()):
         by_node = {node.name: one for node, one in reversed(places)}
-        if len(by_node) > 1:
+        made = frozenset((name, id(one.compute)) for name, one in by_node.items())
+        if len(by_node) > 1 and made not in tried:
+            tried.add(made)
             yield from _fit(evidence, by_node)
 
 

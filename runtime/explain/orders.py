@@ -74,16 +74,6 @@ def positions_in_words(order: Array, noun: str, of: str) -> str:
     return joined([first.format(f" of {of}"), *(other.format("") for other in others)]) + and_more(moved[_FEW:])
 
 
-def axes_in_words(order: Array, axes: Sequence[tuple[str, int]], what: str) -> str | None:
-    """What an order of columns is called that lie along two ``axes`` and are transposed; None where they are not."""
-    if len(axes) != _PAIR:
-        return None
-    (outer, rows), (inner, columns) = axes
-    if np.array_equal(order, np.arange(rows * columns).reshape(rows, columns).T.reshape(-1)):
-        return f"the columns of {what} lie as [{inner}, {outer}] in place of [{outer}, {inner}]"
-    return None
-
-
 def _is_by_heads(order: Array, count: int, of_head: Array) -> bool:
     size = len(of_head)
     return np.array_equal(order, (np.arange(count)[:, None] * size + of_head).reshape(-1))

@@ -50,7 +50,12 @@ def angles(site: Site) -> Iterator[Alternative]:
     def negative(angles: Array) -> Array:
         return np.concatenate([angles[:, :half], -angles[:, half:]], axis=1)
 
+    def twofold(angles: Array) -> Array:
+        cos, sin = angles[:, :half], angles[:, half:]
+        return np.concatenate([cos * cos - sin * sin, 2 * cos * sin], axis=1)
+
     yield Alternative("rope-backwards", "RoPE turns by the negative angles", table(negative))
+    yield Alternative("rope-twice", "RoPE is applied twice, or turns by twice the angles, which is the same", table(twofold))
     magnitude = float(np.hypot(site.operands[1][0, :half], site.operands[1][0, half:]).mean())
     if abs(magnitude - 1) > _SAME:
         yield Alternative("rope-magnitude", f"cos and sin are taken without the factor {magnitude:.6g}", table(lambda own: own / magnitude))
@@ -87,7 +92,9 @@ def left_out(site: Site) -> Iterator[Alternative]:
         still[:, : still.shape[1] // 2] = 1.0
         return site.compute([operands[0], still])
 
-    yield Alternative("rope-left-out", "RoPE is left out", unturned)
+    begins_again = len(site.around.positions) == 1 and site.around.positions[0] > 0
+    words = "RoPE is left out, or positions begin again at 0, which is the same" if begins_again else "RoPE is left out"
+    yield Alternative("rope-left-out", words, unturned)
 
 
 @explains("rope_angles")
@@ -129,10 +136,9 @@ def solved(site: Site) -> Iterator[Alternative]:
     turned, magnitude = found
     due = np.arctan2(table[:, half:], table[:, :half])
 
-    def alternative(name: str, words: str, other: Array) -> Iterator[Alternative]:
+    def alternative(name: str, words: str, other: Array) -> list[Alternative]:
         values = magnitude * np.concatenate([np.cos(other), np.sin(other)], axis=1)
-        if site.fits(site.compute([x, values])):
-            yield Alternative(name, words, with_value(site, 1, values), SOLVED)
+        return [Alternative(name, words, with_value(site, 1, values), SOLVED)] if site.fits(site.compute([x, values])) else []
 
     own = float(np.hypot(table[0, :half], table[0, half:]).mean())
     yield from alternative("rope-magnitude", f"cos and sin are multiplied by {magnitude:.4g} in place of {own:.4g}", due)
@@ -142,9 +148,12 @@ def solved(site: Site) -> Iterator[Alternative]:
         return
     positions = np.arange(n)[:, None] + round(float(turned[0, -1] / step[-1]))
     first = int(positions[0, 0])
-    shift = "" if first == 0 else f" and positions that begin at {first}"
+    shift = "" if first == site.around.positions[0] else f" and positions that begin at {first}"
     for words, frequencies in _frequencies(step, np.angle(np.exp(1j * (due[1:] - due[:-1])).mean(axis=0))):
-        yield from alternative("rope-frequencies", f"RoPE turns by {words}{shift}", positions * frequencies)
+        found_here = alternative("rope-frequencies", f"RoPE turns by {words}{shift}", positions * frequencies)
+        yield from found_here
+        if found_here:
+            return  # what follows says the same frequencies in other words
 
 
 def _frequencies(found: Array, due: Array) -> Iterator[tuple[str, Array]]:

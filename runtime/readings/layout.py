@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
-from aprgraph.graph.ops.attention import mask_of, scores_by_layer
+from aprgraph.graph.ops.attention import ATTN_SOFTMAX, mask_of, scores_by_layer
 from aprgraph.graph.ops.lookup import EMBED
 from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
 
@@ -18,13 +18,14 @@ _Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS = "H*D", "K*D", "(H+2K)*D"
 class Layout:
     """``axes`` are the finest axes of the stage's shape, such as (("n", 8), ("H", 4), ("D", 16)) of 8 x 64, outermost first.
 
-    ``mask`` is bool [n, t] where places are masked. ``scale`` is what the stage's values were multiplied by, where that is a number of
-    the model's. ``heads`` are the numbers of heads whose rows of ``head_size`` elements RoPE turns, one group after the other: (H,) of q,
-    (H, K) at the front of q, k and v side by side; empty elsewhere.
+    ``mask`` is bool [n, t] where places are masked, of scores or of their softmax (``is_softmax``). ``scale`` is what the stage's values
+    were multiplied by, where that is a number of the model's. ``heads`` are the numbers of heads whose rows of ``head_size`` elements
+    RoPE turns, one group after the other: (H,) of q, (H, K) at the front of q, k and v side by side; empty elsewhere.
     """
 
     axes: tuple[tuple[str, int], ...]
     mask: Array | None = None
+    is_softmax: bool = False
     scale: float | None = None
     heads: tuple[int, ...] = ()
     kv_heads: int = 0
@@ -47,6 +48,13 @@ def is_turned(stage: str) -> bool:
     return stage in turned
 
 
+def hidden_by_mask(graph: Graph, node: Node, shape: tuple[int, ...]) -> Array | None:
+    """bool [n, t]: what the mask hides of scores, or of their softmax, [H, n, t]; None of other stages."""
+    scores = scores_by_layer(graph).get(node.layer)
+    is_masked = scores is not None and (node.name == scores.name or node.op == ATTN_SOFTMAX.name)
+    return ~mask_of(shape[1], shape[2], node.attrs) if is_masked else None
+
+
 def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
     """The layout of the stage ``node`` of a graph, bound to ``shape``."""
     stage = STAGE_BY_NAME.get(node.stage or "")
@@ -58,9 +66,10 @@ def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
     if scores is None or stage is None:
         return Layout(plain)
     heads, kv_heads = scores.attr_int("heads"), scores.attr_int("kv_heads")
-    if node.name == scores.name:
-        mask = mask_of(shape[1], shape[2], scores.attrs)
-        return Layout(plain, mask=None if mask.all() else mask, scale=scores.attr_float("scale"))
+    if (hidden := hidden_by_mask(graph, node, shape)) is not None:
+        is_softmax = node.name != scores.name
+        scale = None if is_softmax else scores.attr_float("scale")
+        return Layout(plain, mask=~hidden if hidden.any() else None, is_softmax=is_softmax, scale=scale)
     if letters[-1] not in (_Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS):
         return Layout(plain)
     if letters[-1] == _QKV_COLUMNS:

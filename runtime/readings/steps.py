@@ -104,9 +104,9 @@ def row_order(layout: Layout, recorded: str, wanted: str) -> Restoration:
     return Restoration("rows", words, restore)
 
 
-@convention("attn_scores")
+@convention("attn_scores; attn_softmax, of NaN alone")
 def masked_places(recorded: F32, _expected: F32, layout: Layout) -> Iterator[Restoration]:
-    """Something else than 0 at masked places: -inf, the least number of a format, scores from before the mask."""
+    """Something else than 0 at masked places: -inf, NaN, the least number of a format, scores from before the mask."""
     if layout.mask is None:
         return
     mask = layout.mask
@@ -118,14 +118,22 @@ def masked_places(recorded: F32, _expected: F32, layout: Layout) -> Iterator[Res
         return np.where(mask, scores.reshape(-1, *mask.shape), np.float32(0)).reshape(scores.shape)
 
     with np.errstate(invalid="ignore"):
-        fill = bool((np.isnan(values) | (values <= -LEAST_FILL) | (values == 0)).all())
+        fill = bool((np.isnan(values) | ((values <= -LEAST_FILL) & (not layout.is_softmax)) | (values == 0)).all())
+    if layout.is_softmax and not fill:
+        return  # weights of what should not be seen
     unusual = values[values != 0]
     if fill:
         first = float(unusual.flat[0])
-        words = f"{'NaN' if math.isnan(first) else f'{first:.4g}'}{AT_MASKED}"
+        words = f"{fill_in_words(first)}{AT_MASKED}"
     else:
         words = "masked places holding scores too, as before the mask"
-    yield Restoration("mask", words, restore, transparent=True, certain=fill)
+    # NaN among the weights of a softmax is in the result too, unless nobody reads it there: that has to show.
+    yield Restoration("mask", words, restore, transparent=True, certain=fill and not layout.is_softmax)
+
+
+def fill_in_words(fill: float) -> str:
+    """What a number that stands for a mask is called."""
+    return "NaN" if math.isnan(fill) else f"{fill:.4g}"
 
 
 def is_fill(scores: Array) -> Array:
@@ -134,12 +142,15 @@ def is_fill(scores: Array) -> Array:
         return np.asarray(scores <= -LEAST_FILL)
 
 
-def unmasked(scores: Array) -> Array | None:
-    """Scores with 0 for every number that stands at masked places, -inf or far below any score; None where there is none.
+def unmasked(scores: Array, hidden: Array, *, are_weights: bool = False) -> Array | None:
+    """Scores [H, n, t] with 0 for every number that can only stand for a mask, -inf or far below any score, and for NaN at ``hidden``
+    places, bool [n, t]; None where there is none. Of the weights that a softmax makes of them (``are_weights``), for such NaN alone.
 
     For what is wrong: those numbers say where the mask is, and are else so large, or not finite, that they hide all others.
     """
-    fill = is_fill(scores)
+    fill = np.isnan(scores) & hidden
+    if not are_weights:
+        fill |= is_fill(scores)
     return np.where(fill, scores.dtype.type(0), scores) if fill.any() else None
 
 

@@ -64,9 +64,14 @@ class _Sizes:
                 continue
             scope = _scope(letter, entry.key)
             known = self._known.get(scope) or own.setdefault(scope, _Known(size, entry.label))
-            if known.size != size:
+            if known.size != size and not self._is_repeated(letter, {size, known.size}, entry.key):
                 return letter, size, known
         return None
+
+    def _is_repeated(self, letter: str, sizes: set[int], key: Place) -> bool:
+        """Whether KV heads of one of two ``sizes`` stand there once, and those of the other once for each query head."""
+        every = self.get("H*D", key)
+        return letter == "K*D" and every is not None and max(sizes) == every.size and every.size % min(sizes) == 0
 
     def learn(self, letters: Sequence[str], shape: Shape, entry: TraceEntry) -> None:
         """Take the sizes of one tensor for known, unless they are."""

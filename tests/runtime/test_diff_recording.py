@@ -347,7 +347,7 @@ def _at_hidden(x: Tensor, fill: float) -> Tensor:
 
 
 @pytest.mark.contract("DIFF-RECORDING-1")
-@pytest.mark.parametrize("fills", [(0.0, -np.inf), (-1e9, -np.inf), (0.0, -1e4), (-1e9, -1e9)])
+@pytest.mark.parametrize("fills", [(0.0, -np.inf), (-1e9, -np.inf), (0.0, -1e4), (-1e9, -1e9), (0.0, np.nan), (-np.inf, np.nan)])
 @pytest.mark.parametrize("graphs", [True, False])
 def test_what_stands_for_the_mask_is_no_error_beside_a_fault(tmp_path: Path, ours: Trace, fills: tuple[float, float], graphs: bool) -> None:
     """Whatever else differs: before the scores (k), in them, or after them."""
@@ -369,13 +369,16 @@ def test_what_stands_for_the_mask_is_no_error_beside_a_fault(tmp_path: Path, our
             if at == "attn_scores":
                 assert scores is Class.INTRODUCED
             if fills[0] != fills[1]:
+                assert isinstance(row := report.row((0, 1, at)).metrics, TensorMetrics)
+                assert row.nan_a == row.nan_b == 0
                 assert at == "attn_scores" or scores is Class.OTHER_FORM
                 words = [*map(str, report.notes), report.verdict]
-                assert any(f"{fills[1]:.4g}" in text and "at masked places" in text for text in words)
+                fill = "NaN" if np.isnan(fills[1]) else f"{fills[1]:.4g}"
+                assert any(fill in text and "at masked places" in text for text in words)
 
 
 @pytest.mark.contract("DIFF-RECORDING-1")
-@pytest.mark.parametrize("fill", [-np.inf, -1e9])
+@pytest.mark.parametrize("fill", [-np.inf, -1e9, np.nan])
 def test_what_stands_for_a_mask_where_none_is_stays_an_error(tmp_path: Path, ours: Trace, fill: float) -> None:
     def hidden_too_much(layer: int | None, stage: str, x: Tensor) -> Tensor:
         if stage == "attn_scores":
@@ -386,12 +389,35 @@ def test_what_stands_for_a_mask_where_none_is_stays_an_error(tmp_path: Path, our
 
     report = diff(ours, theirs(tmp_path / "theirs", ours, hidden_too_much))
     row = report.row((0, 1, "attn_scores"))
-    assert row.classification is (Class.NAN if np.isinf(fill) else Class.INTRODUCED)
+    assert row.classification is (Class.INTRODUCED if fill == -1e9 else Class.NAN)
     assert report.exit_code == 1
     assert isinstance(row.metrics, TensorMetrics)
-    assert row.metrics.inf_b == (4 if np.isinf(fill) else 0)
-    if np.isinf(fill):
-        assert "none in A, 4 Inf in B, first at head 0, position 3, key 2" in str(row.reason)
+    assert (row.metrics.inf_b, row.metrics.nan_b) == (4 * np.isinf(fill), 4 * np.isnan(fill))
+    if fill != -1e9:
+        what = "Inf" if np.isinf(fill) else "NaN"
+        assert f"none in A, 4 {what} in B, first at head 0, position 3, key 2" in str(row.reason)
+
+
+@pytest.mark.contract("DIFF-RECORDING-1")
+def test_nan_at_masked_places_of_a_softmax_is_borne_out_by_attention(tmp_path: Path, ours: Trace) -> None:
+    """What nobody reads is no divergence. Where attention holds NaN too, it was read; and where it was not recorded, nothing tells."""
+
+    def changed(of_attention: Callable[[Tensor], Tensor | None]) -> Callable[[int | None, str, Tensor], Tensor | None]:
+        def change(layer: int | None, stage: str, x: Tensor) -> Tensor | None:
+            if layer == 1 and stage == "attention":
+                return of_attention(x)
+            return _at_hidden(x, np.nan) if stage == "attn_softmax" and layer == 1 else x
+
+        return change
+
+    at = (0, 1, "attn_softmax")
+    for manifest in (True, False):
+        report = diff(ours, theirs(tmp_path / f"right-{manifest}", ours, changed(lambda x: x), manifest=manifest))
+        assert (report.exit_code, report.row(at).classification) == (0, Class.OTHER_FORM)
+        assert report.row(at).remark == "B is recorded NaN at masked places"
+    read = diff(ours, theirs(tmp_path / "read", ours, changed(lambda x: np.full_like(x, np.nan))))
+    assert (read.exit_code, read.row(at).classification) == (1, Class.NAN)
+    assert read.verdict.startswith("Diverged: first at layer 1 attn_softmax")
 
 
 @pytest.mark.contract("DIFF-RECORDING-1")

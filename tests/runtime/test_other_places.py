@@ -202,6 +202,41 @@ def test_repeated_kv_heads(heads_first: bool, model: Path, ours: Trace, tmp_path
     assert (report.exit_code, report.diverged) == (0, 0)
 
 
+def repeated(values: Tensor) -> Tensor:
+    """KV heads [n, K * 16] once for each of two query heads."""
+    return values.reshape(len(values), -1, 1, 16).repeat(2, axis=2).reshape(len(values), -1)
+
+
+#: Which of k and v in qkv_matmul, and whether k behind RoPE, hold every KV head twice.
+REPEATED = {"all": ("kv", True), "k and v alone": ("kv", False), "v alone": ("v", False), "k behind RoPE alone": ("", True)}
+
+
+@pytest.mark.contract("BLAME-PLACES-2")
+@pytest.mark.parametrize("which", REPEATED)
+def test_repeated_kv_heads_in_arrays_of_q_k_and_v(which: str, model: Path, ours: Trace, tmp_path: Path) -> None:
+    """As programs dump q, k and v apart, some of them behind the repetition: with a layer of which two copies differ, that is wrong."""
+    parts, behind = REPEATED[which]
+    dump: dict[str, Tensor] = {}
+    for entry in ours.entries:
+        value = ours.load(entry)
+        if entry.stage == "qkv_matmul":
+            split = dict(zip("qkv", np.split(value, [64, 96], axis=1), strict=True))
+            dump |= {f"{entry.key.name}[{part}]": repeated(one) if part in parts else one for part, one in split.items()}
+        else:
+            dump[entry.key.name] = repeated(value) if behind and entry.stage == "k_post_rope" else value
+    found = aprgraph.audit(dump, model, tokens=TOKENS)
+    assert (found.exit_code, found.wrong, found.misshapen) == (0, (), ())
+    stages = [*(["qkv_matmul"] if parts else []), *(["k_post_rope"] if behind else [])]
+    assert f"{' and '.join(stages)} hold each KV head as many times as query heads share it ({3 * len(stages)} tensors)" in found.sentence
+    again = traced(tmp_path / "again", model, layers=f"0..{LAYERS}")
+    for options in ({}, {"model": model, "tokens": TOKENS}):
+        report = aprgraph.diff(again, dump, **options)
+        assert (report.exit_code, report.diverged) == (0, 0)
+    key = "layer1.k_post_rope" if behind else "layer1.qkv_matmul[v]"
+    dump[key] = noisy(dump[key], 1e-3)
+    assert [one.label for one in aprgraph.audit(dump, model, tokens=TOKENS).misshapen] == [f"layer 1 {stages[-1]}"]
+
+
 @pytest.mark.contract("BLAME-PLACES-3")
 def test_an_audit_in_other_places_ends_where_it_is_settled(model: Path, ours: Trace, tmp_path: Path) -> None:
     """Without layer 0 the rest may be counted from 1; the first tensor that is wrong so and was right before says no."""

@@ -62,6 +62,7 @@ RECORDED = {
     ),
     "-1e9 where masked": ("llama", {"attn_scores": filled(-1e9)}, "-1e+09 at masked places"),
     "NaN where masked": ("llama", {"attn_scores": filled(math.nan)}, "NaN at masked places"),
+    "NaN where weights are masked": ("llama", {"attn_softmax": filled(math.nan)}, "NaN at masked places"),
     "raw products": (
         "llama",
         {"attn_scores": lambda scores: np.where(ABOVE, -math.inf, scores * np.float32(4))},
@@ -121,6 +122,39 @@ def test_scores_that_the_softmax_takes_as_they_stand_were_computed_so(tiny_model
     assert reason.endswith("it is 4 times as large, as before its scale, and layer 0 attn_softmax is computed from it as it stands")
     assert found.by_key[0, 0, "attn_softmax"].state is LocalState.RIGHT
     assert "recording" not in " ".join((found.sentence, *found.notes))
+
+
+@pytest.mark.contract("BLAME-RECORDING-2")
+def test_nan_at_masked_places_of_a_softmax_that_attention_reads_is_wrong(tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    trace = traced(tmp_path / "trace", model)
+    spoil(trace, "attn_softmax", 1, filled(math.nan))
+    spoil(trace, "attention", 1, lambda values: np.full_like(values, np.nan))
+    found = audit(trace, load_model(model))
+    assert [local.label for local in found.wrong] == ["layer 1 attn_softmax", "layer 1 attention"]
+
+
+@pytest.mark.contract("BLAME-RECORDING-4")
+@pytest.mark.parametrize("stage", ["attn_scores", "attn_softmax"])
+def test_nan_at_masked_places_hides_no_other(stage: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    """A NaN, or a number, that is wrong where no mask hides it is what is named."""
+    model = tiny_model()
+    for name, off, reason in (
+        ("nan", math.nan, "it holds 1 NaN, the replay none, first at head 0, position 3, key 2"),
+        ("off", 2.0, "NMSE "),
+    ):
+        trace = traced(tmp_path / name, model)
+
+        def spoilt(values: Tensor, off: float = off) -> Tensor:
+            values = filled(math.nan)(values)
+            values[0, 3, 2] += off
+            return values
+
+        spoil(trace, stage, 1, spoilt)
+        found = audit(trace, load_model(model))
+        assert found.wrong[0].label == f"layer 1 {stage}"
+        assert str(found.wrong[0].reason).startswith(reason)
+        assert "but for what stands at masked places" in str(found.wrong[0].reason)
 
 
 @pytest.mark.contract("BLAME-RECORDING-2")

@@ -8,12 +8,14 @@ from tests.zoo.faults import (
     ends,
     experts,
     feed_forward,
+    heads,
     latent,
     norms,
     per_layer,
     pooling,
     recurrent,
     rope,
+    rope_parts,
     streams,
     weights,
 )
@@ -21,6 +23,22 @@ from tests.zoo.planting import Fault
 
 FAULTS: tuple[Fault, ...] = tuple(
     fault
-    for theme in (ends, norms, weights, rope, attention, latent, caches, recurrent, feed_forward, experts, pooling, per_layer, streams)
+    for theme in (
+        ends,
+        norms,
+        weights,
+        rope,
+        rope_parts,
+        heads,
+        attention,
+        latent,
+        caches,
+        recurrent,
+        feed_forward,
+        experts,
+        pooling,
+        per_layer,
+        streams,
+    )
     for fault in theme.FAULTS
 )

@@ -138,7 +138,7 @@ def _interleaved(index: int, heads: Callable[[Call], int]) -> Patch:
     return patch
 
 
-_SCORES_IN_TURN = _interleaved(1, lambda call: call.node.attr_int("heads"))
+SCORES_IN_TURN = _interleaved(1, lambda call: call.node.attr_int("heads"))
 _MIX_IN_TURN = _interleaved(1, lambda call: len(call.operands[0]))
 
 
@@ -258,7 +258,7 @@ FAULTS = (
         "GQA heads in turn",
         "kernel",
         "Query head h reads KV head h mod K in place of h / (H / K).",
-        each_layer({"attn_scores": _SCORES_IN_TURN, "attention": _MIX_IN_TURN}, "attn_scores", "attention", when=_has_groups),
+        each_layer({"attn_scores": SCORES_IN_TURN, "attention": _MIX_IN_TURN}, "attn_scores", "attention", when=_has_groups),
         seen="ekzhang/jax-js#180",
     ),
     Fault(

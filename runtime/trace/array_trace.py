@@ -87,7 +87,7 @@ def _with_floats(where: str, arrays: Mapping[str, Any], places: Mapping[Place, s
 
     Raises TraceError where it cannot be told of which format the bits are.
     """
-    names = []
+    names, telling = [], []
     for place, name in places.items():
         stage = stage_or_part(place.stage)
         if stage is not None and stage.kind is not StageKind.INDEX:
@@ -97,9 +97,10 @@ def _with_floats(where: str, arrays: Mapping[str, Any], places: Mapping[Place, s
                 continue
             if may_be_bits(array):
                 names.append(name)
+                telling += [] if stage.is_masked else [name]
     if not names:
         return arrays, ()
-    found = format_of_bits(to_numpy(arrays[name])[0] for name in names)
+    found = format_of_bits(to_numpy(arrays[name])[0] for name in telling)
     kind = to_numpy(arrays[names[0]])[0].dtype
     if found is None:
         raise TraceError(

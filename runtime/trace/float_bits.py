@@ -3,6 +3,7 @@
 NumPy has no bfloat16, so programs write ``tensor.view(torch.uint16).numpy()``, or copy the bytes. Which of the two formats the bits are
 of, the numbers tell: without its sign, a word m is about log2 |x| in both, as m / 128 - 127 in bfloat16 and m / 1024 - 15 in float16. The
 middle half of a tensor's elements spans some two octaves (1.85 of normal values), so 240 words in bfloat16 and 1,900 in float16.
+Weights of attention, and scores behind a mask, span many more, and tell nothing.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ _SIGN = 0x7FFF
 _BFLOAT16, _FLOAT16 = (128, 127 * 128), (1024, 15 * 1024)
 #: Infinity in float16: words beyond are NaN.
 _INFINITE = 0x7C00
-#: The middle half spans at most so many octaves of bfloat16, or at least so many. Six are 0.75 of float16, too few of it; eight are one.
-_MOST_OCTAVES, _LEAST_OCTAVES = 6, 8
-#: So far from 1, in octaves, the median of what a model computes may lie.
-_FAR = {"bfloat16": 30, "float16": 13}
+#: The middle half spans at most so many octaves of bfloat16, or at least so many. Six are 0.75 of float16, too few of it; ten are 1.25.
+_MOST_OCTAVES, _LEAST_OCTAVES = 6, 10
+#: So far from 1, in octaves, the median of what a model computes may lie; of bfloat16 as far as float16 would be farther off.
+_FAR = {"bfloat16": 8, "float16": 13}
+#: A word that so many elements share is no sample of them, such as what stands for a mask.
+_SHARED = 0.05
 #: Elements of each tensor that are looked at.
 _LOOKED_AT = 1 << 14
 _TYPES: dict[str, Any] = {"bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -43,6 +46,8 @@ def format_of_bits(arrays: Iterable[Array]) -> str | None:
         some = np.ascontiguousarray(flat[:: max(flat.size // _LOOKED_AT, 1)], flat.dtype.newbyteorder("="))
         words = some.view(np.uint16) & _SIGN
         words = words[words != 0]
+        known, counts = np.unique(words, return_counts=True)
+        words = words[~np.isin(words, known[counts > max(_SHARED * words.size, 1)])]
         if words.size:
             low, middle, high = np.percentile(words, (25, 50, 75))
             spans.append(float(high - low))

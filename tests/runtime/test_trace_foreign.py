@@ -131,6 +131,8 @@ def test_floats_that_were_saved_as_their_bits(tmp_path: Path, kind: str, whole: 
     (np.arange(18, dtype=np.uint16), "is uint16, whole numbers where real ones belong, and bits neither of bfloat16 nor of float16 for certain"),
     (np.array([-900, 17, 300] * 6, np.int16), "is int16, whole numbers where real ones belong"),
     (np.zeros(18, np.int16), "is int16, whole numbers where real ones belong"),
+    (np.full(18, 0x3F80, np.uint16), "is uint16, whole numbers where real ones belong"),
+    (np.linspace(0.5, 1, 18, dtype=np.float16).view(np.uint16), "is uint16, whole numbers where real ones belong"),
     (np.arange(18, dtype=np.uint8), "is uint8, whole numbers of 8 bits, expected real ones: are they the bits of floats? give array.view(ml_dtypes.float8"),
     (NORM.astype(ml_dtypes.float8_e5m2), "array 'layer0.attn_norm' holds elements of a type that NumPy does not know, such as float8; save it as"),
     (NORM.astype(ml_dtypes.float8_e4m3fn), "holds elements of one byte and no type, as NumPy writes float8; save it as float32"),
@@ -138,6 +140,19 @@ def test_floats_that_were_saved_as_their_bits(tmp_path: Path, kind: str, whole: 
 def test_whole_numbers_that_are_no_floats(tmp_path: Path, array: Any, message: str) -> None:
     path = save(tmp_path / "a.npz", {"layer0.attn_norm": array.reshape(3, 6)})
     assert message in fails("diff", path, path)
+
+
+def test_bits_of_weights_of_attention_alone_tell_nothing(tmp_path: Path) -> None:
+    """They span too many octaves; beside others, they are of the same format."""
+    scores = np.where(np.tri(8) > 0, 12 * values(2, 8, 8), -3e4).astype(ml_dtypes.bfloat16).view(np.uint16)
+    message = fails("inspect", save(tmp_path / "a.npz", {"layer0.attn_scores": scores}))
+    assert "'layer0.attn_scores' is uint16, whole numbers where real ones belong, and bits neither" in message
+    path = save(
+        tmp_path / "a.npz", {"layer0.attn_scores": scores, "layer0.attn_norm": values(8, 6).astype(ml_dtypes.bfloat16).view(np.uint16)}
+    )
+    trace = Trace.open(path)
+    assert trace.read_as == ("2 arrays of uint16 are read as the bits of bfloat16",)
+    assert trace.tensor("attn_scores", 0).min() == np.float32(ml_dtypes.bfloat16(-3e4))
 
 
 def test_choices_of_experts_are_whole_numbers(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ _DIRECTIONS, _ALIKE = 64, 0.85
 _BIRTHDAYS = 4
 #: Columns by which it is decided whether to compare all.
 _COLUMNS_AT_FIRST = 64
-#: Experts that are named.
+#: Of more than so large a share that stands in the place of others one says so: fewer are damage.
+_REPEATED = 0.1
+#: Experts, and runs of rows, that are named.
 _NAMED = 4
 #: Tensors whose rows, or columns, are those of heads.
 _QUERIES = ("attn_q.weight", "attn_k.weight", "attn_v.weight", "attn_q_b.weight", "attn_kv_b.weight")
@@ -72,9 +74,15 @@ def rows_in_another_order(pair: TensorPair) -> Iterator[Fit]:
     directions = np.random.default_rng(0).standard_normal((a.columns, _DIRECTIONS)).astype(np.float32)
     if not _share_some(a, b, directions):
         return
-    everything = (_features(side, directions, np.arange(side.count)) for side in (a, b))
-    order = _matched(*everything)
-    if order is None or not _is_order(order):
+    ours, theirs = (_features(side, directions, np.arange(side.count)) for side in (a, b))
+    order = _matched(ours, theirs)
+    if order is None:
+        return
+    if not _is_order(order):
+        for side, other, found, rows, target in (("B", "A", _matched(theirs, ours), a, b), ("A", "B", order, b, a)):
+            if found is not None and _are_repeated(found, ours if side == "B" else theirs):
+                text, short = _repeats_in_words(found, "row", side, other)
+                yield Fit("rows-repeated", text, rows, found.__getitem__, target=target, slot_text=short)
         return
     head = head_size((pair.file_a, pair.file_b), pair.slot, a.count) if pair.slot in _QUERIES else 0
     words = order_in_words(order, "row", head)
@@ -92,16 +100,47 @@ def columns_in_another_order(pair: TensorPair) -> Iterator[Fit]:
         return
     rows = sample_of(a)
     ours, theirs = (side.fetch(rows).values.T for side in (a, b))
-    some = np.unique(np.linspace(0, a.columns - 1, _COLUMNS_AT_FIRST).astype(np.int64))
-    alike = _alike(ours[some], theirs)
-    if alike is None or np.mean(alike.max(axis=1) > _ALIKE) < _ALIKE:
-        return
-    order = _matched(np.ascontiguousarray(ours), np.ascontiguousarray(theirs))
+    order = _found_columns(ours, theirs)
     if order is None or not _is_order(order):
+        for side, other, moved, held, target in (("B", "A", _found_columns(theirs, ours), a, b), ("A", "B", order, b, a)):
+            if moved is not None and _are_repeated(moved, ours if side == "B" else theirs):
+                text, short = _repeats_in_words(moved, "column", side, other)
+                yield Fit("columns-repeated", text, ReorderedColumns(held, moved), target=target, slot_text=short)
         return
     head = head_size((pair.file_a, pair.file_b), pair.slot, a.columns) if pair.slot == _OUTPUT else 0
     text = order_in_words(order, "column", head).text
     yield Fit("column-order", text, ReorderedColumns(b, order), slot_text=text.partition(": A's column")[0], moved=order)
+
+
+def _found_columns(ours: Features, theirs: Features) -> Index | None:
+    """By each of ``ours`` which of ``theirs`` it is, where nearly all of some of them are among those."""
+    some = np.unique(np.linspace(0, len(ours) - 1, _COLUMNS_AT_FIRST).astype(np.int64))
+    alike = _alike(ours[some], theirs)
+    if alike is None or np.mean(alike.max(axis=1) > _ALIKE) < _ALIKE:
+        return None
+    return _matched(np.ascontiguousarray(ours), np.ascontiguousarray(theirs))
+
+
+def _are_repeated(order: Index, of: Features) -> bool:
+    """Whether enough rows stand in the place of others to be no damage of a few; rows of 0 are those of any other such."""
+    moved = np.flatnonzero(order != np.arange(len(order)))
+    return not _is_order(order) and len(moved) > _REPEATED * len(order) and bool(of[order[moved]].any(axis=1).all())
+
+
+def _repeats_in_words(order: Index, noun: str, side: str, other: str) -> tuple[str, str]:
+    """``B's rows 32..63 are A's rows 0..31``, and the same for a finding of several layers."""
+    moved = np.flatnonzero(order != np.arange(len(order)))
+    breaks = np.flatnonzero((np.diff(moved) != 1) | (np.diff(order[moved]) != 1)) + 1
+    runs = np.split(moved, breaks)
+
+    def span(first: int, last: int) -> str:
+        return f"{noun} {first}" if first == last else f"{noun}s {first}..{last}"
+
+    named = [f"{side}'s {span(run[0], run[-1])} are {other}'s {span(order[run[0]], order[run[-1]])}" for run in runs[:_NAMED]]
+    more = f" and so on, {counted(len(moved), noun)} in all" if len(runs) > _NAMED else ""
+    missing = len(order) - len(np.unique(order))
+    text = f"{', '.join(named)}{more}; {missing:,} of {other}'s are not in {side}, as where one shard stands for others"
+    return text, text if len(runs) <= _NAMED else f"{noun}s of {side} stand in the place of others"
 
 
 def _share_some(a: Rows, b: Rows, directions: Features) -> bool:

@@ -98,7 +98,8 @@ class FittedRows:
         return found.astype(np.float32)
 
     def _sums(self, values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.asarray(np.add.reduceat(values, self._starts, axis=1))
+        with np.errstate(invalid="ignore", over="ignore"):  # of what is infinite: no sum then says anything
+            return np.asarray(np.add.reduceat(values, self._starts, axis=1))
 
     def fetch(self, rows: Index) -> Decoded:
         ours, theirs = self._a.fetch(rows), self._b.fetch(rows)

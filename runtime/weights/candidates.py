@@ -11,7 +11,7 @@ from aprgraph.runtime.weights.any_orders import columns_in_another_order, expert
 from aprgraph.runtime.weights.block_scales import scaled_in_blocks
 from aprgraph.runtime.weights.fit import Fit
 from aprgraph.runtime.weights.row_orders import gate_and_up_orders, head_orders, latent_orders
-from aprgraph.runtime.weights.rows import ByteSwappedRows, StackedRows, TransposedRows
+from aprgraph.runtime.weights.rows import ByteSwappedRows, OtherHalfRows, StackedRows, TransposedRows, rows_of
 from aprgraph.runtime.weights.tensor_names import layer_and_slot
 from aprgraph.runtime.weights.tensor_pair import TensorPair
 
@@ -33,6 +33,7 @@ def candidates(pair: TensorPair) -> Iterator[tuple[Fit, bool]]:
             yield from ((one, True) for one in gate_and_up_orders(pair))
         yield from ((one, True) for one in experts_in_another_order(pair))
         yield from ((one, False) for one in _byte_orders(pair))
+        yield from ((one, False) for one in _other_halves(pair))
     if not pair.is_part:
         yield from ((one, True) for one in _transposed(pair))
     yield from ((one, False) for one in _other_tensors(pair))
@@ -62,6 +63,14 @@ def _byte_orders(pair: TensorPair) -> Iterator[Fit]:
         yield Fit("byte-order", text.format("in A"), b, target=ByteSwappedRows(pair.file_a, a.tensors))
 
 
+def _other_halves(pair: TensorPair) -> Iterator[Fit]:
+    """Numbers of two bytes that were taken for the other 16-bit format, whatever they were stored in afterwards."""
+    for taken, meant in (("F16", "BF16"), ("BF16", "F16")):
+        text = f"the bits of {meant}, taken for {taken}, in {{}}"
+        yield Fit("other-float", text.format("B"), OtherHalfRows(pair.rows_b, taken, meant))
+        yield Fit("other-float", text.format("A"), pair.rows_b, target=OtherHalfRows(pair.rows_a, taken, meant))
+
+
 def _transposed(pair: TensorPair) -> Iterator[Fit]:
     a, b = pair.a.dims, pair.b.dims
     if len(a) == len(b) > 1 and a == (*b[:-2], b[-1], b[-2]):
@@ -72,7 +81,7 @@ def _transposed(pair: TensorPair) -> Iterator[Fit]:
 
 
 def _other_tensors(pair: TensorPair) -> Iterator[Fit]:
-    """B's other tensors of A's dims: of the same name in another layer first, the nearest first of all."""
+    """B's other tensors of A's dims, then A's of B's: of the same name in another layer first, the nearest first of all."""
     layer, slot = pair.layer, pair.slot
 
     def distance(name: str) -> tuple[bool, int]:
@@ -81,8 +90,20 @@ def _other_tensors(pair: TensorPair) -> Iterator[Fit]:
 
     infos = [info for info in pair.files.alike(pair.rows_a, pair.a) if info.name != pair.b.name]
     for info in sorted(infos, key=lambda info: distance(info.name)):
-        other, other_slot = layer_and_slot(info.name)
-        summary = ""
-        if other_slot == slot and other is not None and layer is not None:
-            summary = f"the weights of {counted(abs(other - layer), 'layer')} {'later' if other > layer else 'earlier'} in B"
-        yield Fit("other-tensor", f"the weights of B's {info.name}", pair.files.rows_of_b(info), slot_text=summary)
+        yield Fit(
+            "other-tensor", f"the weights of B's {info.name}", pair.files.rows_of_b(info), slot_text=_layers_away(pair, info.name, "in B")
+        )
+    # What overwrote a tensor may be there twice, and A's nowhere in B.
+    infos = [info for info in pair.files.alike_in_a(pair.rows_b, pair.b) if info.name not in (pair.a.name, pair.b.name)]
+    for info in sorted(infos, key=lambda info: distance(info.name)):
+        text = f"B holds the weights of A's {info.name}"
+        away = _layers_away(pair, info.name, "in A")
+        yield Fit("other-tensor", text, rows_of(pair.file_a, info), target=pair.rows_b, slot_text=away and f"B holds {away}")
+
+
+def _layers_away(pair: TensorPair, name: str, where: str) -> str:
+    """``the weights of 1 layer later in B``, in words that are the same in every layer; empty where it is no other layer's."""
+    other, other_slot = layer_and_slot(name)
+    if other_slot != pair.slot or other is None or pair.layer is None:
+        return ""
+    return f"the weights of {counted(abs(other - pair.layer), 'layer')} {'later' if other > pair.layer else 'earlier'} {where}"

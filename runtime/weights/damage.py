@@ -6,7 +6,7 @@ import numpy as np
 
 from aprgraph.graph.words import counted
 from aprgraph.runtime.check.describe import runs_in_words
-from aprgraph.runtime.weights.measures import Measures
+from aprgraph.runtime.weights.measures import LARGEST_F16, Measures
 from aprgraph.runtime.weights.rows import Index
 from aprgraph.runtime.weights.tensor_pair import TensorPair
 
@@ -55,9 +55,13 @@ def damage_in_words(pair: TensorPair, found: Measures) -> str:
 
 
 def not_finite_in_words(found: Measures) -> str:
-    """``; A holds 3 NaN or Inf``, to be put behind a finding; empty if all is finite."""
-    held = (f"; {side} holds {count:,} NaN or Inf" for side, count in zip("AB", found.not_finite, strict=True) if count)
-    return next(held, "")
+    """``; A holds 3 NaN or Inf``, to be put behind a finding, and what made them infinite; empty if all is finite."""
+    for side, other, count, over in zip("AB", "BA", found.not_finite, found.overflown, strict=True):
+        if count:
+            held = f"{count:,} Inf" if over == count else f"{count:,} NaN or Inf"
+            why = f", where {other} has numbers beyond the largest of float16, {LARGEST_F16:,}" if over else ""
+            return f"; {side} holds {held}{why}"
+    return ""
 
 
 def _rows_in_words(pair: TensorPair, rows: Index) -> str:

@@ -53,6 +53,8 @@ class Measures:
     unequal_units: int = 0
     #: Elements of A and of B that are NaN or infinite.
     not_finite: tuple[int, int] = (0, 0)
+    #: Elements of A and of B that are infinite where the other side is finite and beyond what float16 holds.
+    overflown: tuple[int, int] = (0, 0)
     #: Bad units in which all of A, and all of B, is 0.
     bad_zeros: tuple[int, int] = (0, 0)
     bad_rows: dict[int, int] = field(default_factory=dict)
@@ -144,14 +146,16 @@ class Measures:
                 sums[:, wide] = _all_sums(ours, theirs, delta[wide], unit)
             squares, products, energy_a, energy_b = sums
             of_a, of_b = a.radius_squares(unit, energy_a), b.radius_squares(unit, energy_b)
-            bad: npt.NDArray[np.bool_] = np.asarray(~(squares <= np.square(np.sqrt(of_a) + np.sqrt(of_b))))
+            # What is infinite has no limit of rounding: of an infinite one, anything would be within it.
+            measured: npt.NDArray[np.bool_] = np.asarray(np.isfinite(squares))
+            bad: npt.NDArray[np.bool_] = np.asarray(~(measured & (squares <= np.square(np.sqrt(of_a) + np.sqrt(of_b)))))
         self.unequal_units += int(np.count_nonzero(squares))
         if exact:
             bad = squares != 0
         elif bad.any():
             # What was cut off is no more than the energy of the float weights; two blocks that have nothing to do with each other
             # differ by the sum of their energies.
-            cut = squares <= np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * 0.5
+            cut = measured & (squares <= np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * 0.5)
             # Of a row most of which is no rounding, the rest need not be looked at.
             doubtful = np.flatnonzero((bad & cut).any(axis=1) & (2 * (bad & ~cut).sum(axis=1) <= bad.shape[1]))
             if doubtful.size:
@@ -166,6 +170,8 @@ class Measures:
         if not finite.all():
             infinite = [int((~np.isfinite(side.values)).sum()) for side in (a, b)]
             self.not_finite = (self.not_finite[0] + infinite[0], self.not_finite[1] + infinite[1])
+            over = _overflown(a.values, b.values), _overflown(b.values, a.values)
+            self.overflown = (self.overflown[0] + over[0], self.overflown[1] + over[1])
             delta = delta[np.isfinite(delta)]
         self.largest = max(self.largest, float(delta.max(initial=0)), -float(delta.min(initial=0)))
         self.error += _total(squares, finite)
@@ -193,6 +199,7 @@ class Measures:
         self.in_blocks |= other.in_blocks
         self.largest = max(self.largest, other.largest)
         self.not_finite = self.not_finite[0] + other.not_finite[0], self.not_finite[1] + other.not_finite[1]
+        self.overflown = self.overflown[0] + other.overflown[0], self.overflown[1] + other.overflown[1]
         self.bad_zeros = self.bad_zeros[0] + other.bad_zeros[0], self.bad_zeros[1] + other.bad_zeros[1]
         self.bad_rows.update(other.bad_rows)
         self.bad_blocks.update(other.bad_blocks)
@@ -211,8 +218,16 @@ class Measures:
 #: Sums of squares below these are made in f64: f32 is exact to 2^-126, and a radius of rounding is 2^-24 of its value.
 _LEAST_ERROR, _LEAST_ENERGY = 2.0**-112, 2.0**-64
 
+#: The largest finite number of float16.
+LARGEST_F16 = 65504
+
 #: Places of bad units that are kept.
 _SPANS = 64
+
+
+def _overflown(a: Reals, b: Reals) -> int:
+    """How many of ``a`` are infinite where ``b`` is finite and beyond what float16 holds."""
+    return int(np.count_nonzero(np.isinf(a) & np.isfinite(b) & (np.abs(b) > LARGEST_F16)))
 
 
 def _moved(b: Decoded, factor: float, offset: float) -> Decoded:

@@ -42,8 +42,9 @@ class Group:
 
     @property
     def text(self) -> str:
-        """The explanation: of a single tensor in full."""
-        return self.first.text if len(self.findings) == 1 else self.first.summary
+        """The explanation: in full of a single tensor, and where it is the same of all."""
+        is_one = len(self.findings) == 1 or (self.first.status is Status.TRANSFORMED and len({one.text for one in self.findings}) == 1)
+        return self.first.text if is_one else self.first.summary
 
     @property
     def sentence(self) -> str:

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.rounding import as_stored, decode_rows, unit_of
@@ -21,6 +23,8 @@ Index = npt.NDArray[np.int64]
 AT_ONCE = 1 << 17
 
 
+#: The dtypes of 16-bit formats.
+_HALVES = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
 #: Samples that are remembered, and elements of one.
 _KEPT, _MOST_KEPT = 3, 1 << 20
 
@@ -133,6 +137,25 @@ class ByteSwappedRows(StackedRows):
                 blocks[:, at] = blocks[:, at].reshape(len(blocks), -1, part.itemsize)[..., ::-1].reshape(len(blocks), -1)
         with np.errstate(invalid="ignore", over="ignore"):  # where it is no other byte order, anything comes out
             return super()._decode(info, blocks.reshape(raw.shape))
+
+
+class OtherHalfRows:
+    """Rows of numbers that are all of the 16-bit format ``taken`` ("F16", "BF16"), with their bits read as those of ``meant``.
+
+    Values that ``taken`` cannot hold were not made so: they are NaN here.
+    """
+
+    def __init__(self, rows: Rows, taken: str, meant: str) -> None:
+        self._rows, self._taken, self._meant = rows, _HALVES[taken], BLOCK_FORMATS[meant]
+        self.count, self.columns, self.unit = rows.count, rows.columns, rows.unit
+
+    def fetch(self, rows: Index) -> Decoded:
+        values = self._rows.fetch(rows).values
+        with np.errstate(over="ignore", invalid="ignore"):
+            halves = values.astype(self._taken)
+            is_held = halves.astype(np.float32) == values
+            found = decode_rows(self._meant, halves.view(np.uint8), self.columns)
+        return Decoded(np.where(is_held, found.values, np.float32(np.nan)), found.radius, found.outer)
 
 
 class TransposedRows:

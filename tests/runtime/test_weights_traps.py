@@ -16,7 +16,7 @@ import aprgraph
 from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.weights import Status, WeightsReport
 from tests.graph.test_checkpoint_files import change, packed, unpacked
-from tests.support.changed_model import F32, Tensors, changed_model
+from tests.support.changed_model import F32, Tensors, changed_model, read_tensors
 from tests.support.checkpoints import gguf_of, write_checkpoint
 from tests.support.planted import Bytes, planted
 
@@ -133,6 +133,15 @@ TRAPS: dict[str, tuple[Change, str, list[str], str]] = {
     "neighbouring heads": (rows(Q, [1, 0, 3, 2]), "head-order", [Q], "blocks of 16: A's block 0 is B's 1, 1 is B's 0"),
     "columns of neighbouring heads": (
         columns(O, [*range(16, 32), *range(16), *range(48, 64), *range(32, 48)]), "column-order", [O], "blocks of 16: A's block 0 is B's 1",
+    ),
+    "one layer twice": (
+        lambda t: t.update({DOWN.replace("0", "1"): t[DOWN]}), "other-tensor", [DOWN.replace("0", "1")], f"B holds the weights of A's {DOWN}",
+    ),
+    "first shard on both ranks": (
+        set_to(Q, lambda w: np.tile(w[:32], (2, 1))), "rows-repeated", [Q], "B's rows 32..63 are A's rows 0..31; 32 of A's are not in B",
+    ),
+    "first shard of columns": (
+        set_to(DOWN, lambda w: np.tile(w[:, :32], 3)), "columns-repeated", [DOWN], "B's columns 64..95 are A's columns 0..31; 64 of A's",
     ),
     "rows reversed": (set_to(DOWN, lambda w: w[::-1]), "row-order", [DOWN], "the rows are in reverse order"),
     "columns reversed": (set_to(DOWN, lambda w: w[:, ::-1]), "column-order", [DOWN], "the columns are in reverse order"),
@@ -359,6 +368,40 @@ def test_bytes_in_the_other_order(format: str, tiny_model: Tiny, tmp_path: Path)
     model = tiny_model(format=format)
     report = aprgraph.compare_weights(model, planted(model, tmp_path / "b.gguf", blk__0__ffn_up__weight=swapped))
     assert found(report) == {UP: "byte-order"}
+
+
+@pytest.mark.contract("WEIGHTS-NAMED-1")
+@pytest.mark.parametrize("stored", ["F32", "as taken"])
+@pytest.mark.parametrize(("meant", "taken"), [("BF16", "F16"), ("F16", "BF16")])
+def test_bits_of_one_16_bit_format_that_were_taken_for_the_other(
+    meant: str, taken: str, stored: str, tiny_model: Tiny, tmp_path: Path
+) -> None:
+    dtypes = {"F16": np.dtype(np.float16), "BF16": np.dtype(ml_dtypes.bfloat16)}
+
+    def retaken(t: Tensors) -> None:
+        t[UP] = t[UP].astype(dtypes[meant]).view(dtypes[taken]).astype(np.float32)
+
+    model = tiny_model()
+    broken = changed_model(model, tmp_path / "b.gguf", retaken, format="F32" if stored == "F32" else taken)
+    for a, b, side in ((model, broken, "B"), (broken, model, "A")):
+        report = aprgraph.compare_weights(a, b)
+        assert {one.name: one.text for one in report.unlike} == {UP: f"the bits of {meant}, taken for {taken}, in {side}"}
+
+
+@pytest.mark.contract("WEIGHTS-BOUND-1")
+def test_what_float16_cannot_hold_is_no_rounding(tiny_model: Tiny, tmp_path: Path) -> None:
+    def huge(t: Tensors) -> None:
+        t[UP][3, 40] = -1e5
+        t[UP][7] *= 1e6
+
+    with np.errstate(over="ignore"):
+        model = changed_model(tiny_model(), tmp_path / "a.gguf", huge)
+        overflown = changed_model(model, tmp_path / "b.gguf", format="F16")
+    for a, b, words in ((model, overflown, "; B holds {} Inf, where A has"), (overflown, model, "; A holds {} Inf, where B has")):
+        (one,) = aprgraph.compare_weights(a, b).unlike
+        count = int((np.abs(read_tensors(model)[UP]) > 65519).sum())
+        assert (one.name, one.kind) == (UP, "damaged")
+        assert one.text.endswith(words.format(count) + " numbers beyond the largest of float16, 65,504"), one.text
 
 
 def test_bfloat16_that_was_cut_off(tiny_model: Tiny, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from aprgraph.graph.families import Family
 from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.sources.checkpoint import values
 from aprgraph.graph.sources.checkpoint.names import Names, Part, Place
-from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+from aprgraph.graph.sources.checkpoint.safetensors import EMPTY, StoredTensor
 from aprgraph.graph.sources.checkpoint.values import Value
 from aprgraph.graph.words import shape_text
 
@@ -86,7 +86,7 @@ class _Gathering:
     def _sort_in(self, groups: dict[tuple[str, int | None], _Group], place: Place, tensor: StoredTensor) -> None:
         where = f"{tensor.file.path}: tensor {shown(tensor.name)}"
         if 0 in tensor.dims:
-            raise ModelFileError(f"{where} is {shape_text(tensor.dims)}, expected sizes of at least 1; the file is damaged")
+            raise ModelFileError(f"{where} is {shape_text(tensor.dims)}, expected sizes of at least 1; {EMPTY}")
         group = groups.setdefault((place.slot, place.layer), _Group(place.fused))
         of_part = group.parts.setdefault(place.part, {})
         if group.fused != place.fused or place.expert in of_part or (of_part and (None in of_part or place.expert is None)):

@@ -25,6 +25,11 @@ from aprgraph.graph.words import shape_text
 #: The format's own limit on the header, in bytes.
 _MOST_HEADER = 100_000_000
 _MOST_DIMS = 8
+#: DeepSpeed's ZeRO stage 3 leaves a tensor of size 0 in each process for weights that are spread over all of them.
+EMPTY = (
+    "a model that was saved while its weights were spread over processes (ZeRO-3, FSDP) has tensors of size 0: gather them when it is "
+    "saved; else the file is damaged"
+)
 #: Bits of an element, by dtype.
 BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
@@ -112,7 +117,7 @@ class SafetensorsFile:
         if not _are_counts(dims) or len(dims) > _MOST_DIMS:
             raise ModelFileError(f"{what} has the shape {shown(dims)}, expected a list of at most {_MOST_DIMS} sizes; the file is damaged")
         if 0 in dims:
-            raise ModelFileError(f"{what} has the shape {shown(dims)}, expected dimensions of at least 1; the file is damaged")
+            raise ModelFileError(f"{what} has the shape {shown(dims)}, expected dimensions of at least 1; {EMPTY}")
         if not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
             raise ModelFileError(f"{what} has the data_offsets {shown(offsets)}, expected where it begins and ends; the file is damaged")
         begin, end = offsets

@@ -14,6 +14,7 @@ from aprgraph.graph.ops.base import integer, number
 from aprgraph.graph.ops.rope import PAIRINGS
 from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, goes_on, with_attrs, with_operand
 from aprgraph.runtime.explain.site import Site, compute
+from aprgraph.runtime.readings.steps import is_fill
 
 #: From a right mask [n, t] to a wrong one.
 _Mask = Callable[[Array], Array]
@@ -96,11 +97,26 @@ def _without_itself(mask: Array) -> Array:
 @explains("attn_scores", "attn_softmax", "attn_mix")
 def masks(site: Site) -> Iterator[Alternative]:
     """Other keys are attended to."""
+    yield from (one for one, mask in _masks(site) if not _opens_hidden(site, mask))
+
+
+def _opens_hidden(site: Site, mask: Array) -> bool:
+    """Whether a mask shows keys that scores, or weights, which were recorded hide: who computed those has another mask."""
+    if site.node.op == "attn_scores":
+        return False
+    held = site.operands[0]
+    hidden = (is_fill(held) if site.node.op == "attn_softmax" else held == 0).all(axis=0)
+    return bool((hidden & mask & ~mask_of(*_lengths(site, site.operands), site.node.attrs)).any())
+
+
+def _masks(site: Site) -> Iterator[tuple[Alternative, Array]]:
+    """Alternatives, and under which masks they are."""
     attrs = site.node.attrs
+    n, t = _lengths(site, site.operands)
     window, shown = integer(attrs, "window"), _READERS.get(site.node.op, ())
 
-    def other(name: str, words: str, **changed: bool | int) -> Alternative:
-        return Alternative(name, words, with_attrs(site, **changed), shows_in=shown)
+    def other(name: str, words: str, **changed: bool | int) -> tuple[Alternative, Array]:
+        return Alternative(name, words, with_attrs(site, **changed), shows_in=shown), mask_of(n, t, {**attrs, **changed})
 
     for size in dict.fromkeys(_windows(site)):
         words = f"its window is of {size} positions" + (f" in place of {window}" if window else "") if size else "it has no window"
@@ -110,8 +126,11 @@ def masks(site: Site) -> Iterator[Alternative]:
     if is_symmetric(attrs):
         yield other("window-sides", f"its window is the {window} positions before each, and all behind", symmetric=False)
         yield other("window", f"its window reaches {window} positions to either side", window=2 * window)
-    yield Alternative("mask-ahead", "every query sees the key after its own", under(site, _one_ahead), shows_in=shown)
-    yield Alternative("mask-itself", "no query sees its own key", under(site, _without_itself), shows_in=shown)
+    for name, words, wrong in (
+        ("mask-ahead", "every query sees the key after its own", _one_ahead),
+        ("mask-itself", "no query sees its own key", _without_itself),
+    ):
+        yield Alternative(name, words, under(site, wrong), shows_in=shown), wrong(mask_of(n, t, attrs))
     if is_causal(attrs):
         if not is_chunked(attrs):
             yield other("not-causal", "every query sees all keys, those behind it too", causal=False)

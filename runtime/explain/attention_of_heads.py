@@ -87,13 +87,14 @@ def _over_queries(site: Site, operands: Sequence[Array]) -> Array:
         return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-@explains("attn_scores", "attn_softmax")
+@explains("attn_scores", "attn_softmax", "attn_mix")
 def keys_seen(site: Site) -> Iterator[Alternative]:
-    """Which keys each query sees, where what was recorded is not 0."""
-    if site.recorded is None or site.recorded.ndim != 3 or not np.isfinite(site.recorded).all():
+    """Which keys each query sees, where what was recorded, or the weights that were, are not 0."""
+    shows = site.operands[0] if site.node.op == "attn_mix" and site.recorded is not None else site.recorded
+    if shows is None or shows.ndim != 3 or not np.isfinite(shows).all():
         return
-    n, t = site.recorded.shape[1:]
-    due, seen = mask_of(n, t, site.node.attrs), (site.recorded != 0).any(axis=0)
+    n, t = shows.shape[1:]
+    due, seen = mask_of(n, t, site.node.attrs), (shows != 0).any(axis=0)
     if (seen == due).all() or not seen.any(axis=1).all():
         return
     shown = ("attn_softmax",) if site.node.op == "attn_scores" else ()
@@ -103,7 +104,8 @@ def keys_seen(site: Site) -> Iterator[Alternative]:
         words = f"its window is of {window} positions" + (f" in place of {own}" if own else "")
         yield Alternative("window", words, with_attrs(site, window=window), SOLVED, shown)
         return
-    yield Alternative("mask", _words(due, seen), under(site, lambda _: seen), SOLVED, shown)
+    name = "mask" if (seen & ~due).any() else "mask-hides"
+    yield Alternative(name, _words(due, seen), under(site, lambda _: seen), SOLVED, shown)
 
 
 @explains("attn_softmax")
@@ -134,5 +136,6 @@ def _words(due: Array, seen: Array) -> str:
         for verb, keys, rest in (("sees", more, " too"), ("does not see", less, ""))
         if len(keys)
     ]
-    others = f" ({len(wrong) - 1} more queries see others too)" if len(wrong) > 1 else ""
+    rest = len(wrong) - 1
+    others = f" ({rest} more {'queries differ' if rest > 1 else 'query differs'} too)" if rest else ""
     return f"query {first} {joined(parts)}{others}"

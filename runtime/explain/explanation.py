@@ -10,7 +10,7 @@ from aprgraph.graph.words import joined
 #: So many mistakes that fit as well as the first are named.
 _OTHERS = 3
 #: Mistakes by which queries do not see keys that they should see.
-HIDING = ("window", "mask-itself")
+HIDING = ("window", "mask-itself", "mask-hides", "causal")
 #: The rows of other tokens: right ones, so that no weight is to blame.
 ANOTHER_PROMPT = "other-token"
 

@@ -32,7 +32,8 @@ def bfloat16(x: Array) -> Array:
     return np.asarray(x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64))
 
 
-_FORMATS: tuple[tuple[str, Callable[[Array], Array]], ...] = (("float16", float16), ("bfloat16", bfloat16))
+#: Half precisions, by name, with what rounds to them.
+FORMATS: tuple[tuple[str, Callable[[Array], Array]], ...] = (("float16", float16), ("bfloat16", bfloat16))
 
 
 @explains()
@@ -41,7 +42,7 @@ def half_precision(site: Site) -> Iterator[Alternative]:
     if site.recorded is None or not site.recorded.size:
         return
     recorded, due = site.recorded, site.due
-    for name, rounded in _FORMATS:
+    for name, rounded in FORMATS:
         beyond = np.abs(due) > (_ROUNDS_TO_INF if name == "float16" else math.inf)
         finite = ~beyond & np.isfinite(due)
         with np.errstate(all="ignore"):
@@ -57,7 +58,7 @@ def half_precision(site: Site) -> Iterator[Alternative]:
 def half_cache(site: Site) -> Iterator[Alternative]:
     """The KV cache is a half precision: what attention reads of it is rounded."""
     places = (2,) if site.node.op == "attention" else ()
-    for name, rounded in _FORMATS:
+    for name, rounded in FORMATS:
         change = Changed(site, dict.fromkeys((1, *places), rounded), {})
         if site.fits(change(site.operands)):
             yield Alternative(f"cache-{name}", f"k and v of the KV cache are {name}", change, GENERAL)
@@ -88,7 +89,7 @@ def half_weights(site: Site) -> Iterator[Alternative]:
     if not places or site.recorded is None or not np.isfinite(site.recorded).all():
         return
     products = list(products_of(site)) if traits_of(site.node).is_matmul else []
-    for name, rounded in _FORMATS:
+    for name, rounded in FORMATS:
         change = Changed(site, dict.fromkeys(places, partial(_rounding, rounded)), {})
         if any(_fits(product, rounded) for product in products) or (not products and site.fits(change(site.operands))):
             yield Alternative(f"weights-{name}", f"the weights are rounded to {name}", change, GENERAL)

@@ -12,6 +12,7 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.rope import PAIRINGS
 from aprgraph.graph.words import listed, plural
 from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, with_attrs, with_operand, with_value
+from aprgraph.runtime.explain.half_precision import FORMATS
 from aprgraph.runtime.explain.site import Site, compute
 
 #: Bases that files and engines take where none is said.
@@ -69,6 +70,34 @@ def angles(site: Site) -> Iterator[Alternative]:
         if own == "halves":  # pairs that lie closer together
             words = f"RoPE turns the first {2 * kept} of {2 * half} elements of a head"
             yield Alternative("rope-part", words, table(partial(_narrower, half, kept)))
+
+
+@explains("rope")
+def half_precision(site: Site) -> Iterator[Alternative]:
+    """Its frequencies, its angles, or cos and sin are rounded to a half precision."""
+    graph = site.around.graph
+    node = graph[site.operand_names[1]]
+    if site.recorded is None or node.op != "rope_angles" or len(site.around.positions) != len(site.operands[1]):
+        return
+    half = site.operands[1].shape[1] // 2
+    factors = [site.read(graph[name]) for name in graph.operand_names(node.name)[1:]]
+    unit = compute(node, [np.ones(1), *factors], site.around)[0]  # no frequency is above 1, so none is a turn and more
+    magnitude, frequencies = float(np.hypot(unit[0], unit[half])), np.arctan2(unit[half:], unit[:half])
+    positions = site.around.positions[:, None]
+    for name, rounded in FORMATS:
+        for what, angles in (
+            ("RoPE's frequencies", positions * rounded(frequencies)),
+            ("RoPE's angles", rounded(positions * frequencies)),
+        ):
+            table = magnitude * np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+            yield from _if_it_fits(site, f"rope-{name}", f"{what} are rounded to {name}", table)
+        yield from _if_it_fits(site, f"rope-{name}", f"cos and sin of RoPE are rounded to {name}", rounded(site.operands[1]))
+
+
+def _if_it_fits(site: Site, name: str, words: str, table: Array) -> Iterator[Alternative]:
+    one = Alternative(name, words, with_value(site, 1, table))
+    if site.fits(one.compute(site.operands)):
+        yield one
 
 
 @explains("rope")
@@ -169,7 +198,10 @@ def _frequencies(found: Array, due: Array) -> Iterator[tuple[str, Array]]:
             for base in dict.fromkeys(float(f"{math.exp(-slope):.{digits}g}") for digits in (1, 2, 3, 6)):
                 words = f"a base of {base:g}" + (f" and frequencies times {stretch:g}" if stretch != 1 else "")
                 yield words, stretch * base**-exponents
-    ratio = found / due
+    with np.errstate(all="ignore"):
+        ratio = found / due
+    if not (np.isfinite(ratio) & (ratio > 0)).all():
+        return  # pairs that stand still, or turn backwards: no frequency is that many times another
     changed = np.flatnonzero(np.abs(ratio - 1) > 10 * _SAME)
     if changed.size and half > 2:
         low, high = float(ratio[changed].min()), float(ratio[changed].max())

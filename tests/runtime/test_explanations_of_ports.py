@@ -1,0 +1,87 @@
+"""Mistakes that are made where a model is ported to another engine: planted in models of the zoo, and named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.ops import Array
+from aprgraph.runtime.explain.half_precision import bfloat16
+from tests.runtime.test_explanations_of_parts import LAYER, explanations
+from tests.zoo.planting import Call, Patch, Plant
+
+N = 10
+_QUERIES, _KEYS = np.arange(N)[:, None], np.arange(N)[None]
+CAUSAL = _KEYS <= _QUERIES
+#: As a mask of the keys of one pass alone lies at the keys of two.
+TOP_LEFT = np.where(_QUERIES >= 5, _KEYS <= _QUERIES - 5, CAUSAL)
+#: What comes first is seen both ways, as a prefix or an image is.
+PREFIX = CAUSAL | ((_QUERIES < 4) & (_KEYS < 4))
+
+
+def scores_under(seen: Array) -> Patch:
+    """Scores with -inf where a mask hides them."""
+    return lambda call: np.where(seen, call.compute(causal=False), np.float32(-np.inf))
+
+
+def softmax(call: Call) -> Array:
+    """Without a mask of its own: the scores have it."""
+    return call.compute(causal=False)
+
+
+def attention(call: Call) -> Array:
+    return call.compute(causal=False)
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+def test_keys_hidden_by_scores_are_named_though_the_softmax_follows() -> None:
+    found = explanations("llama", Plant({f"{LAYER}attn_scores": scores_under(TOP_LEFT)}))
+    assert found == {"layer 1 attn_scores": ["query 5 does not see keys 1 to 5 (4 more queries differ too)"]}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+def test_keys_that_scores_hide_are_not_said_to_be_seen() -> None:
+    """A softmax without a mask, of scores that have one, sees no more than these show."""
+    plant = Plant({f"{LAYER}attn_scores": scores_under(PREFIX), f"{LAYER}attn_softmax": softmax, f"{LAYER}attention": attention})
+    said = ["query 0 sees keys 1 to 3 too (2 more queries differ too)"]
+    assert explanations("llama", plant) == {f"layer 1 {stage}": said for stage in ("attn_scores", "attn_softmax", "attention")}
+
+
+def turned_by(table: Callable[[Array], Array]) -> Patch:
+    """q or k, turned by a table of what becomes of the angles [n, pairs]."""
+
+    def patch(call: Call) -> Array:
+        x, own = call.operands
+        half = own.shape[1] // 2
+        angles = np.arange(len(own))[:, None] * np.arctan2(own[1, half:], own[1, :half])
+        return call.compute([x, table(angles).astype(np.float32)])
+
+    return patch
+
+
+def of_angles(angles: Array) -> Array:
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+ROUNDED: dict[str, Callable[[Array], Array]] = {
+    "RoPE's frequencies are rounded to bfloat16": lambda angles: of_angles(np.arange(N)[:, None] * bfloat16(angles[1])),
+    "RoPE's angles are rounded to bfloat16": lambda angles: of_angles(bfloat16(angles)),
+    "cos and sin of RoPE are rounded to bfloat16": lambda angles: bfloat16(of_angles(angles)),
+}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+@pytest.mark.parametrize("words", ROUNDED)
+def test_rope_in_half_precision(words: str) -> None:
+    """Of two mistakes that fit as well, as half of the pairs unturned and any frequencies, none is said."""
+    assert explanations("llama", Plant({f"{LAYER}q_post_rope": turned_by(ROUNDED[words])})) == {"layer 1 q_post_rope": [words]}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+def test_a_causal_mask_of_minus_infinity_where_none_belongs() -> None:
+    plant = Plant(
+        {f"{LAYER}attn_scores": lambda call: np.where(np.tri(*call.compute().shape[1:], dtype=bool), call.compute(), np.float32(-np.inf))}
+    )
+    assert explanations("bert", plant) == {"layer 1 attn_scores": ["no query sees a key behind it"]}

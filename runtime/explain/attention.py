@@ -13,6 +13,7 @@ from aprgraph.graph.ops.attention import cap_of, is_causal, is_chunked, is_symme
 from aprgraph.graph.ops.base import integer, number
 from aprgraph.graph.ops.rope import PAIRINGS
 from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, goes_on, with_attrs, with_operand
+from aprgraph.runtime.explain.elementwise import caps
 from aprgraph.runtime.explain.site import Site, compute
 from aprgraph.runtime.readings.steps import is_fill
 
@@ -188,6 +189,7 @@ def scales(site: Site) -> Iterator[Alternative]:
     if cap:
         yield Alternative("score-cap", f"scores are not capped at {cap:g}", with_attrs(site, cap=0.0))
         yield Alternative("score-cap", f"scores are capped at {cap:g} before they are multiplied by {own:.6g}", _capped_first(site))
+        yield from caps(site, lambda operands: site.compute(operands, cap=0.0), cap)
     for other in _CAPS:
         if other != cap:
             yield Alternative(

@@ -117,5 +117,26 @@ def other_factor(site: Site) -> Iterator[Alternative]:
 
 @explains("soft_cap")
 def other_cap(site: Site) -> Iterator[Alternative]:
-    """No cap."""
+    """No cap, or one on the way there alone, back alone, as a plain limit, or twice."""
     yield Alternative("cap", f"{site.called} is not capped", goes_on(0))
+    yield from caps(site, lambda operands: np.asarray(operands[0]), float(site.node.attrs["cap"]))  # type: ignore[arg-type]
+
+
+def caps(site: Site, before: Compute, cap: float) -> Iterator[Alternative]:
+    """Other ways to cap at ``cap`` what comes ``before`` it."""
+    if site.recorded is None:
+        return
+    ways: tuple[tuple[str, Callable[[Array], Array]], ...] = (
+        (f"goes through {cap:g} · tanh(x), without the division by {cap:g}", lambda x: cap * np.tanh(x)),
+        (f"goes through tanh(x / {cap:g}), and is not multiplied by {cap:g}", lambda x: np.tanh(x / cap)),
+        (f"is cut off at {cap:g}, and not by tanh", lambda x: np.clip(x, -cap, cap)),
+        (f"is capped twice at {cap:g}", lambda x: cap * np.tanh(np.tanh(x / cap))),
+    )
+    for words, change in ways:
+        one = Alternative("cap", f"{site.called} {words}", partial(_changed, before, change))
+        if site.fits(one.compute(site.operands)):
+            yield one
+
+
+def _changed(before: Compute, change: Callable[[Array], Array], operands: Sequence[Array]) -> Array:
+    return change(before(operands))

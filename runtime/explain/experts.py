@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
 
 from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.router import GATINGS, groups_of
-from aprgraph.runtime.explain.alternative import Alternative, explains, with_attrs, with_operand
+from aprgraph.runtime.explain.alternative import Alternative, Compute, explains, with_attrs, with_operand
 from aprgraph.runtime.explain.site import Site
 
 
@@ -45,9 +45,35 @@ def weights(site: Site) -> Iterator[Alternative]:
                 more = "" if normalise is own else f", {'divided' if normalise else 'not divided'} by their sum"
                 words = f"the weights of experts are by {other} and not by {gating}{more}"
                 yield Alternative("router-gating", words, with_attrs(site, gating=other, normalise=normalise))
+    yield from _normalised_otherwise(site)
     yield from _of_other_scores(site)
     if site.operands[1].shape[1] > 1:
         yield Alternative("expert-unweighted", "the last of the chosen experts has no weight", partial(_one_less, site))
+
+
+def _normalised_otherwise(site: Site) -> Iterator[Alternative]:
+    """A second softmax over the shares of the chosen, or another sum than theirs."""
+    if site.recorded is None:
+        return
+    count = site.operands[1].shape[1]
+    scale = float(site.node.attrs.get("scale", 1.0))  # type: ignore[arg-type]
+
+    def of_shares(change: Callable[[Array], Array]) -> Compute:
+        return lambda operands: scale * change(site.compute(operands, normalise=False, scale=1.0))
+
+    for words, change in (
+        ("the weights of the chosen experts go through a second softmax", _softmax),
+        (f"the weights of the chosen experts are divided by their number, {count}, and not by their sum", lambda x: x / count),
+        ("the weights of the chosen experts are divided by the largest, and not by their sum", lambda x: x / x.max(axis=-1, keepdims=True)),
+    ):
+        one = Alternative("router-sum", words, of_shares(change))
+        if count > 1 and site.fits(one.compute(site.operands)):
+            yield one
+
+
+def _softmax(x: Array) -> Array:
+    spread = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(spread / spread.sum(axis=-1, keepdims=True))
 
 
 def _one_less(site: Site, operands: Sequence[Array]) -> Array:

@@ -98,6 +98,34 @@ def other_groups(site: Site) -> Iterator[Alternative]:
             yield Alternative("norm-groups", words, _grouped(site, other))
 
 
+@explains("rms_norm", "layer_norm")
+def over_and_over(site: Site) -> Iterator[Alternative]:
+    """It is normalised twice, or by one root mean square for all positions together."""
+    if site.recorded is None:
+        return
+
+    def twice(operands: Sequence[Array]) -> Array:
+        return site.compute([site.compute(operands), *operands[1:]])
+
+    if site.fits(twice(site.operands)):
+        yield Alternative("norm-twice", f"{site.called} is normalised twice, its weight included", twice)
+    if site.node.op == "rms_norm" and len(site.operands[0]) > 1:
+        yield from _of_all_positions(site)
+
+
+def _of_all_positions(site: Site) -> Iterator[Alternative]:
+    eps = site.node.attr_float("eps")
+
+    def together(operands: Sequence[Array]) -> Array:
+        square = np.square(operands[0].reshape(len(operands[0]), site.node.attr_int("groups"), -1))
+        # Each row is normalised already: what is left is by how much its own root differs from that of all.
+        roots = np.sqrt(square.mean(axis=-1, keepdims=True) + eps) / math.sqrt(square.mean() + eps)
+        return np.asarray((site.compute(operands).reshape(square.shape) * roots).reshape(operands[0].shape))
+
+    if site.fits(together(site.operands)):
+        yield Alternative("norm-axis", "the norm takes one root mean square for all positions together", together)
+
+
 def _without_bias(compute: Compute, operands: Sequence[Array]) -> Array:
     return compute(operands[:2])
 

@@ -85,3 +85,44 @@ def test_a_causal_mask_of_minus_infinity_where_none_belongs() -> None:
         {f"{LAYER}attn_scores": lambda call: np.where(np.tri(*call.compute().shape[1:], dtype=bool), call.compute(), np.float32(-np.inf))}
     )
     assert explanations("bert", plant) == {"layer 1 attn_scores": ["no query sees a key behind it"]}
+
+
+def _softmax(x: Array) -> Array:
+    return np.asarray(np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True))
+
+
+def _over_all(call: Call) -> Array:
+    x, own = call.operands
+    return np.asarray(x / np.sqrt(np.square(x).mean() + call.node.attr_float("eps")) * own)
+
+
+def shares(change: Callable[[Array], Array]) -> Patch:
+    return lambda call: change(call.compute(normalise=False))
+
+
+def scores(change: Callable[[Array], Array]) -> Patch:
+    return lambda call: np.where(CAUSAL, change(call.compute(cap=0.0)), np.float32(0))
+
+
+#: family: node, what it computes: what is said of it. The scores of the zoo's Gemma 2 are capped at 2.
+NODES: dict[str, tuple[str, str, Patch]] = {
+    "ffn_norm is normalised twice, its weight included": (
+        "llama", "ffn_norm", lambda call: call.compute([call.compute(), call.operands[1]]),
+    ),
+    "the norm takes one root mean square for all positions together": ("llama", "ffn_norm", _over_all),
+    "the weights of the chosen experts go through a second softmax": ("qwen3moe", "moe_router", shares(_softmax)),
+    "the weights of the chosen experts are divided by their number, 2, and not by their sum": ("qwen3moe", "moe_router", shares(lambda x: x / 2)),
+    "the weights of the chosen experts are divided by the largest, and not by their sum": (
+        "qwen3moe", "moe_router", shares(lambda x: x / x.max(axis=-1, keepdims=True)),
+    ),
+    "attn_scores goes through 2 · tanh(x), without the division by 2": ("gemma2", "attn_scores", scores(lambda x: 2 * np.tanh(x))),
+    "attn_scores goes through tanh(x / 2), and is not multiplied by 2": ("gemma2", "attn_scores", scores(lambda x: np.tanh(x / 2))),
+    "attn_scores is cut off at 2, and not by tanh": ("gemma2", "attn_scores", scores(lambda x: np.clip(x, -2, 2))),
+}  # fmt: skip
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+@pytest.mark.parametrize("words", NODES)
+def test_a_mistake_at_a_node(words: str) -> None:
+    family, node, patch = NODES[words]
+    assert explanations(family, Plant({LAYER + node: patch})) == {f"layer 1 {node}": [words]}

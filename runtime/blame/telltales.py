@@ -61,8 +61,15 @@ def _general(text: str, local: LocalError, *, every_layer: bool, every_stage: bo
     if not every_stage:
         return text
     stage = re.escape(local.key.stage)
-    # A weight is called as its stage is.
-    text = re.sub(rf"\bblk\.(?:\*|\d+)\.{stage}\.(weight|bias)\b", r"the \1 of each", text)
+    # A weight is called as its stage is. Where it is in another layer's place, the layers are what tells the two apart.
+    weight = rf"\bblk\.(\*|\d+)\.{stage}\.(weight|bias)\b"
+    is_of_layers = len({found.group(1) for found in re.finditer(weight, text)}) > 1
+
+    def name(found: re.Match[str]) -> str:
+        of_layer = f" of layer {found.group(1)}" if is_of_layers and found.group(1) != "*" else ""
+        return f"the {found.group(2)} of each{of_layer}"
+
+    text = re.sub(weight, name, text)
     return re.sub(rf"\b{stage}\b", "each", text)
 
 

@@ -39,6 +39,8 @@ def without_repeats(trace: Trace, graph: Graph) -> tuple[Trace, tuple[Place, ...
         heads, kv_heads = node.attr_int("heads"), node.attr_int("kv_heads")
         columns = graph.operands(node.name)[0].type.dims[1]
         assert isinstance(columns, int)
+        if not beside and _is_once(entry.shape, heads, kv_heads, columns // heads):
+            continue
         found = _repeats(trace, entry, heads, kv_heads, columns // heads, beside)
         if found is not None:
             step, width = found
@@ -55,6 +57,13 @@ def _heads_beside(stage: str, heads: int) -> int | None:
     """
     letters = STAGE_BY_NAME[stage].dims[-1] if stage in STAGE_BY_NAME else ""
     return {"K*D": 0, "(H+2K)*D": heads}.get(letters)
+
+
+def _is_once(shape: Sequence[int], heads: int, kv_heads: int, size: int) -> bool:
+    """Whether a shape says that there are as many heads as KV heads: what is alike in neighbouring rows, or heads, is no copy then."""
+    if len(shape) == 2:
+        return shape[1] == kv_heads * size
+    return len(shape) == 3 and 1 < kv_heads == shape[1] and shape[2] == size and shape[0] != heads
 
 
 def repeats_in_words(repeated: Sequence[Place]) -> str:

@@ -202,6 +202,20 @@ def test_repeated_kv_heads(heads_first: bool, model: Path, ours: Trace, tmp_path
     assert (report.exit_code, report.diverged) == (0, 0)
 
 
+@pytest.mark.contract("BLAME-PLACES-2")
+def test_kv_heads_that_are_alike_are_no_copies_of_one(model: Path, ours: Trace) -> None:
+    """As where each rank of tensor parallelism has the first one's heads: two positions lie side by side as four heads would."""
+    count = len(TOKENS) // 2 * 2  # of an odd number there are not two and two
+    stages = ("attn_norm", "qkv_matmul", "k_post_rope", "l_out")
+    alike = {entry.key.name: ours.load(entry)[:count] for entry in ours.entries if entry.stage in stages}
+    for layer in range(LAYERS):
+        keys = alike[f"layer{layer}.k_post_rope"]
+        alike[f"layer{layer}.k_post_rope"] = np.tile(keys[:, :16], 2)
+    found = aprgraph.audit(alike, model, tokens=TOKENS[:count])
+    assert found.misshapen == ()
+    assert {(one.key.stage, one.key.layer) for one in found.wrong} >= {("k_post_rope", layer) for layer in range(LAYERS)}
+
+
 def repeated(values: Tensor) -> Tensor:
     """KV heads [n, K * 16] once for each of two query heads."""
     return values.reshape(len(values), -1, 1, 16).repeat(2, axis=2).reshape(len(values), -1)

@@ -33,3 +33,10 @@ def test_a_weight_that_is_called_as_its_stage_is_the_weight_of_each() -> None:
 def test_a_stage_itself_is_each() -> None:
     (found,) = telltales([_wrong(0, stage, f"{stage} is twice as large") for stage in ("ffn_gate", "ffn_up")])
     assert found.cause == "each is twice as large"
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
+def test_weights_of_another_layer_are_told_apart_by_the_layer() -> None:
+    words = "blk.0.{0}.weight is multiplied by in place of blk.1.{0}.weight"
+    (found,) = telltales([_wrong(1, stage, words.format(stage)) for stage in ("ffn_gate", "ffn_up")])
+    assert found.cause == "the weight of each of layer 0 is multiplied by in place of the weight of each of layer 1"

@@ -11,7 +11,7 @@ import numpy as np
 from aprgraph.graph.ops import OPS, Array
 from aprgraph.graph.ops.aliases import Attrs
 from aprgraph.graph.ops.formula import Elementwise
-from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, goes_on, with_attrs
+from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, goes_on, with_attrs, with_operand
 from aprgraph.runtime.explain.half_precision import bfloat16
 from aprgraph.runtime.explain.site import Site
 
@@ -90,10 +90,23 @@ def sums(site: Site) -> Iterator[Alternative]:
 
 @explains("mul", "scale_rows", "scale_columns")
 def products(site: Site) -> Iterator[Alternative]:
-    """A factor is left out."""
+    """A factor is left out, has 1 added to it, or is added."""
+    if site.node.op == "mul" and site.recorded is not None:
+        for index in (0, 1):
+            one_more = with_operand(site, index, partial(np.add, 1.0))
+            if site.fits(one_more(site.operands)):
+                yield Alternative("factor-and-one", f"{site.called} multiplies by {site.label(index)} + 1", one_more)
+        if np.shape(site.operands[0]) == np.shape(site.operands[1]) and site.fits(_sum(site.operands)):
+            yield Alternative(
+                "sum-for-product", f"{site.called} adds {site.label(0)} and {site.label(1)}, and does not multiply them", _sum
+            )
     for index in range(len(site.operands)):
         if np.shape(site.operands[1 - index]) == site.due.shape:
             yield Alternative("not-multiplied", f"{site.called} is without {site.label(index)}", goes_on(1 - index))
+
+
+def _sum(operands: Sequence[Array]) -> Array:
+    return np.asarray(operands[0] + operands[1])
 
 
 @explains("scale", "embed", "router_weights")

@@ -117,6 +117,8 @@ NODES: dict[str, tuple[str, str, Patch]] = {
     ),
     "attn_scores goes through 2 · tanh(x), without the division by 2": ("gemma2", "attn_scores", scores(lambda x: 2 * np.tanh(x))),
     "attn_scores goes through tanh(x / 2), and is not multiplied by 2": ("gemma2", "attn_scores", scores(lambda x: np.tanh(x / 2))),
+    "ffn_swigl multiplies by ffn_up + 1": ("llama", "ffn_swigl", lambda call: call.operands[0] * (call.operands[1] + 1)),
+    "ffn_swigl adds ffn_silu and ffn_up, and does not multiply them": ("llama", "ffn_swigl", lambda call: call.operands[0] + call.operands[1]),
     "attn_scores is cut off at 2, and not by tanh": ("gemma2", "attn_scores", scores(lambda x: np.clip(x, -2, 2))),
 }  # fmt: skip
 

@@ -32,8 +32,24 @@ def bfloat16(x: Array) -> Array:
     return np.asarray(x.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64))
 
 
+def _fp8(dtype: str, x: Array) -> Array:
+    """Rounded to FP8 without a scale; what is beyond its largest number is that, as engines cast."""
+    import ml_dtypes  # noqa: PLC0415 -- few audits come here
+
+    kind = getattr(ml_dtypes, dtype)
+    most = float(ml_dtypes.finfo(kind).max)
+    return np.asarray(np.clip(x, -most, most).astype(np.float32).astype(kind).astype(np.float64))
+
+
 #: Half precisions, by name, with what rounds to them.
 FORMATS: tuple[tuple[str, Callable[[Array], Array]], ...] = (("float16", float16), ("bfloat16", bfloat16))
+
+#: What a KV cache may be kept in: the name of the mistake, words, and what rounds to it.
+_CACHES: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
+    *((name, name, rounded) for name, rounded in FORMATS),
+    ("fp8-e4m3", "FP8 (E4M3) without a scale", partial(_fp8, "float8_e4m3fn")),
+    ("fp8-e5m2", "FP8 (E5M2) without a scale", partial(_fp8, "float8_e5m2")),
+)
 
 
 @explains()
@@ -56,12 +72,12 @@ def half_precision(site: Site) -> Iterator[Alternative]:
 
 @explains("attn_scores", "attn_mix", "attention")
 def half_cache(site: Site) -> Iterator[Alternative]:
-    """The KV cache is a half precision: what attention reads of it is rounded."""
+    """The KV cache is a half precision, or FP8: what attention reads of it is rounded."""
     places = (2,) if site.node.op == "attention" else ()
-    for name, rounded in FORMATS:
+    for name, words, rounded in _CACHES:
         change = Changed(site, dict.fromkeys((1, *places), rounded), {})
         if site.fits(change(site.operands)):
-            yield Alternative(f"cache-{name}", f"k and v of the KV cache are {name}", change, GENERAL)
+            yield Alternative(f"cache-{name}", f"k and v of the KV cache are {words}", change, GENERAL)
 
 
 class _Rounded:

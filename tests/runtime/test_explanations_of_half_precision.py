@@ -20,6 +20,7 @@ from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import spoil, traced
 
 FORMATS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+FP8 = {"FP8 (E4M3) without a scale": ml_dtypes.float8_e4m3fn, "FP8 (E5M2) without a scale": ml_dtypes.float8_e5m2}
 RNG = np.random.default_rng(3)
 
 
@@ -35,7 +36,7 @@ def trace(model: Model, tmp_path: Path) -> Trace:
 
 
 def half(x: Array, name: str) -> Array:
-    return np.asarray(np.float32(x).astype(FORMATS[name]).astype(np.float64))
+    return np.asarray(np.float32(x).astype((FORMATS | FP8)[name]).astype(np.float64))
 
 
 def node_of(model: Model, stage: str) -> Node:
@@ -56,8 +57,8 @@ def explained(trace: Trace, model: Model, stage: str) -> Explanation | None:
 
 
 @pytest.mark.contract("BLAME-EXPLAINED-1")
-@pytest.mark.parametrize("name", FORMATS)
-def test_a_cache_in_a_half_precision(trace: Trace, model: Model, name: str) -> None:
+@pytest.mark.parametrize("name", FORMATS | FP8)
+def test_a_cache_in_a_half_precision_or_fp8(trace: Trace, model: Model, name: str) -> None:
     """The keys show in the scores, the values in what attention gives."""
     graph = build_graph(model)
     scores, mix = (next(one for one in graph if one.op == op) for op in ("attn_scores", "attn_mix"))

@@ -24,6 +24,8 @@ Models, traces, reports, audits and graphs show themselves in a notebook. For te
 from __future__ import annotations
 
 import os
+import resource
+import sys
 
 # What starts is to be ready for an interrupt soon, so that nothing is imported here that takes time.
 TYPE_CHECKING = False
@@ -41,6 +43,10 @@ if TYPE_CHECKING:
     from aprgraph.runtime.trace.reader import Trace
 
     __version__: str
+
+# Python keeps what a limit for the size of files (`ulimit -f`) has cut of a module's bytecode, and every later import of it fails.
+if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
+    sys.dont_write_bytecode = True
 
 # In a checkout the folders graph, codegen and runtime lie beside this one, and Python finds this one first when it is started
 # there; the installed package has them inside.

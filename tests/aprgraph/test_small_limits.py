@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import marshal
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +16,7 @@ from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.tvm_libraries import RUNTIME, load_tvm_library
 from aprgraph.runtime.tvm_session import Session
+from tests.support.cli import run_process
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
@@ -59,3 +62,20 @@ def test_a_library_larger_than_files_may_be(tmp_path: Path) -> None:
             session._guarded(too_large.path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.contract("ERR-LIMIT-1")
+def test_no_bytecode_is_cut(tmp_path: Path) -> None:
+    """Python looks at no more than whether a file of bytecode could be written, and every later import would fail."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    environment = {"PYTHONPYCACHEPREFIX": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": ""}
+    for preexec in (limit, None):
+        assert run_process("stages", cwd=tmp_path, env=environment, preexec=preexec).code == 0
+    ours = [path for path in (tmp_path / "cache").rglob("*.pyc") if "aprgraph" in str(path)]
+    assert any(path.stat().st_size > 10_000 for path in ours)
+    for path in ours:
+        marshal.loads(path.read_bytes()[16:])

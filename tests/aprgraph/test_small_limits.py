@@ -16,7 +16,7 @@ from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.tvm_libraries import RUNTIME, load_tvm_library
 from aprgraph.runtime.tvm_session import Session
-from tests.support.cli import run_process
+from tests.support.cli import run_process, run_python
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
@@ -73,6 +73,7 @@ def test_no_bytecode_is_cut(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 
     environment = {"PYTHONPYCACHEPREFIX": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": ""}
+    run_python("", cwd=tmp_path, env=environment)  # what Python itself starts with
     for preexec in (limit, None):
         assert run_process("stages", cwd=tmp_path, env=environment, preexec=preexec).code == 0
     ours = [path for path in (tmp_path / "cache").rglob("*.pyc") if "aprgraph" in str(path)]

@@ -36,6 +36,11 @@ def _exponentials(operands: Sequence[Array], mask: Array, *, largest_subtracted:
     return weights[..., : scores.shape[-1]], weights.sum(axis=-1, keepdims=True)
 
 
+def _but_for_masked_nan(weights: Array, mask: Array) -> Array:
+    """Weights with 0 for NaN that a mask hides, which nobody looks at in what was recorded either."""
+    return np.where(np.isnan(weights) & ~mask, 0.0, weights)
+
+
 def _scores(site: Site, operands: Sequence[Array], mask: Array) -> Array:
     q, k = operands
     attrs = site.node.attrs
@@ -72,9 +77,8 @@ def under(site: Site, wrong: _Mask) -> Compute:
             return _scores(site, operands, mask)
         if site.node.op == "attn_softmax":
             weights, sums = _exponentials(operands, mask)
-            with np.errstate(invalid="ignore"):  # a query that sees no key has no softmax; NaN at masked places is not looked at
-                value = np.asarray(weights / sums)
-            return np.where(np.isnan(value) & ~due, 0.0, value)
+            with np.errstate(invalid="ignore"):  # a query that sees no key has no softmax
+                return _but_for_masked_nan(np.asarray(weights / sums), due)
         return _mix(site, operands, mask)
 
     return compute
@@ -238,7 +242,7 @@ def softmax(site: Site) -> Iterator[Alternative]:
         single = [operand.astype(np.float32) for operand in operands]
         with np.errstate(all="ignore"):
             weights, sums = _exponentials(single, mask(operands), largest_subtracted=False)
-            return np.asarray(weights / sums, np.float64)
+            return _but_for_masked_nan(np.asarray(weights / sums, np.float64), mask(operands))
 
     if np.abs(site.operands[0]).max(initial=0.0) > _LARGEST_EXPONENT:
         yield Alternative("softmax-overflow", "the softmax overflows: the largest score is not subtracted", overflowing)

@@ -42,7 +42,7 @@ def load_tvm_library(name: str) -> tuple[Any, Path]:
             f"{_THREADS} is {shown(threads)}, expected a number of threads from 1 to {_MOST_THREADS}; set that, or unset it"
         )
     os.environ.setdefault("TVM_THREAD_POOL_SPIN_COUNT", str(_YIELDS))
-    with held(may_end=True), _torch_left_out():  # half-imported, it cannot be imported again
+    with held(may_end=True), torch_left_out():  # half-imported, it cannot be imported again
         import tvm_ffi  # noqa: PLC0415 -- costs a tenth of a second
         from tvm_ffi.libinfo import load_lib_ctypes  # noqa: PLC0415
 
@@ -56,8 +56,11 @@ def load_tvm_library(name: str) -> tuple[Any, Path]:
 
 
 @contextlib.contextmanager
-def _torch_left_out() -> Iterator[None]:
-    """In a command's process `tvm_ffi` finds no torch, which it imports where there is one, for two seconds. A host's may want both."""
+def torch_left_out() -> Iterator[None]:
+    """In a command's process `tvm_ffi`, and `tvm`, which imports it, find no torch, which they would import for two seconds.
+
+    A host's process may want both.
+    """
     if "torch" in sys.modules or not is_own_process():
         yield
         return

@@ -16,6 +16,7 @@ from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.linker import link, linker
 from aprgraph.codegen.versions import version
+from aprgraph.graph.tvm_libraries import torch_left_out
 
 _EMITTERS = ("aprgraph.codegen.cuda.host_code", "aprgraph.codegen.cuda.compiler")
 
@@ -42,7 +43,8 @@ def build_cuda_library(
     found = kept.find(name)
     if found is None:
         with compiling():
-            from aprgraph.codegen.cuda.host_code import build_host_code  # noqa: PLC0415 -- imports TVM's compiler
+            with torch_left_out():
+                from aprgraph.codegen.cuda.host_code import build_host_code  # noqa: PLC0415 -- imports TVM's compiler
 
             host, source = build_host_code(requests)
         found = _join(host, compile_fat_binary(source.code, architectures), source.functions.encode())

@@ -144,6 +144,16 @@ def test_what_needs_no_kernels_does_not_import_tvm(tiny_model: Callable[..., Pat
         assert "tvm" not in modules, command
 
 
+def test_no_command_imports_torch(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """TVM does where there is one, which takes two seconds, and fails where a removed one left its folder."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    environment = {"PYTHONPATH": str(tmp_path), "APRGRAPH_CACHE": str(tmp_path / "cache")}
+    for command in ("compile", "run"):
+        result = run_process(command, tiny_model(), *(("--tokens", "1,2") if command == "run" else ()), cwd=tmp_path, env=environment)
+        assert (result.code, (tmp_path / "imported").exists()) == (0, False), result.err
+
+
 # -- errors -------------------------------------------------------------------------------------------------------------
 
 

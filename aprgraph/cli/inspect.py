@@ -56,7 +56,7 @@ def inspect(
     from aprgraph.graph.message import Message  # noqa: PLC0415
     from aprgraph.graph.near_names import did_you_mean_path  # noqa: PLC0415
     from aprgraph.graph.sources.checkpoint import is_checkpoint  # noqa: PLC0415
-    from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes, kind_of_folder  # noqa: PLC0415
+    from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_file, kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.sources.open import begins_a_model  # noqa: PLC0415
     from aprgraph.runtime.trace.foreign import holds_arrays, is_foreign_file  # noqa: PLC0415
 
@@ -89,7 +89,7 @@ def inspect(
         elif is_foreign_file(path) and not (path.suffix.lower() == ".safetensors" and not names and _holds_weights(path)):
             document = _trace(path, names) if names else _dump(path)
         else:
-            kind = kind_of_bytes(head)
+            kind = kind_of_file(path, head)
             what = f"begins with {head[:4]!r}" if kind is None else Message(f"{kind.what}; ", kind.advice)
             raise AprgraphError(f"{path}: ", what, f"; expected {_EXPECTED}")
     else:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from aprgraph.graph.arguments import AUDIT, DIFF, INSPECT, MODELS, RUN, Command
 from aprgraph.graph.errors import shown
 from aprgraph.graph.message import Message
+from aprgraph.graph.sources.adapter import CONFIG as ADAPTER_CONFIG
+from aprgraph.graph.sources.adapter import adapter_in, begins_an_adapter
+from aprgraph.graph.sources.kind import FileKind
 from aprgraph.graph.words import listed
 
 #: Bytes of a file's beginning that suffice to know it.
@@ -53,15 +55,6 @@ _GIVE = "give the model's .gguf file; "
 OF_TRACES, OF_TENSORS, OF_ARTIFACTS = (DIFF, AUDIT, INSPECT), (INSPECT, DIFF, AUDIT), (RUN, INSPECT)
 
 
-@dataclass(frozen=True)
-class FileKind:
-    """``name`` for programs, ``what`` with its article for sentences, ``advice`` on how to get a model that can be traced."""
-
-    name: str
-    what: str
-    advice: str
-
-
 #: It comes in two forms: GGUF, and a format of its own before that.
 _IMATRIX = FileKind(
     "imatrix", "an importance matrix (imatrix)", "it is what quantising was weighted by, not a model: give the model's own file"
@@ -75,7 +68,7 @@ def _begins(*magics: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(magics)
 
 
-def _is_safetensors(head: bytes) -> bool:
+def is_safetensors(head: bytes) -> bool:
     """Eight bytes of length, then a JSON object."""
     return len(head) > 9 and 2 <= int.from_bytes(head[:8], "little") < 1 << 32 and head[8:9] == b"{"
 
@@ -136,8 +129,9 @@ _BYTES: tuple[tuple[Callable[[bytes], bool], FileKind], ...] = (
         FileKind("git-lfs", "a Git LFS pointer that stands for a file", "fetch the file itself with `git lfs pull`, or download it"),
     ),
     (_is_web_page, FileKind("web-page", "a web page that was saved in place of a file", f"{_AGAIN}, from the address of the file itself")),
+    (begins_an_adapter, adapter_in(None)),
     (
-        _is_safetensors,
+        is_safetensors,
         FileKind(
             "safetensors",
             "a safetensors file",
@@ -224,6 +218,13 @@ def kind_of_bytes(head: bytes) -> FileKind | None:
     return known
 
 
+def kind_of_file(path: Path, head: bytes) -> FileKind | None:
+    """As ``kind_of_bytes``, of a file that begins with ``head``, with what the files beside it say."""
+    if begins_an_adapter(head) and (path.parent / ADAPTER_CONFIG).is_file():
+        return adapter_in(path.parent)
+    return kind_of_bytes(head)
+
+
 def kind_of_folder(folder: Path) -> FileKind | None:
     """What a folder is that is given for a model; None for one that cannot be read, or that holds nothing known."""
     try:
@@ -238,12 +239,8 @@ def kind_of_folder(folder: Path) -> FileKind | None:
     if models:
         more = " …" if len(models) > 3 else ""
         return FileKind("folder", "a folder", f"give one of its files: {', '.join(shown(name) for name in models[:3])}{more}")
-    if "adapter_config.json" in names and not any(name.startswith(("model", "pytorch_model")) for name in names):
-        return FileKind(
-            "lora",
-            "a LoRA adapter, or another one of PEFT's",
-            "merge it into its model (PeftModel.merge_and_unload of peft) and give that one",
-        )
+    if ADAPTER_CONFIG in names and not any(name.startswith(("model", "pytorch_model")) for name in names):
+        return adapter_in(folder)
     if any(name.endswith(".onnx") for name in names) and not any(name.endswith(".safetensors") for name in names):
         return FileKind("onnx", "a folder with an ONNX model", _OTHER)
     if "params.json" in names and "config.json" not in names:

@@ -21,7 +21,7 @@ from aprgraph.graph.block_format import BlockFormat
 from aprgraph.graph.block_formats import BLOCK_FORMATS, format_of_ggml_type
 from aprgraph.graph.errors import ModelFileError, UnsupportedModelError, shown
 from aprgraph.graph.metadata import Metadata, Scalar
-from aprgraph.graph.sources.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes
+from aprgraph.graph.sources.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes, kind_of_file
 from aprgraph.graph.sources.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
 from aprgraph.graph.sources.mapped_file import SAMPLES, MappedFile
 from aprgraph.graph.sources.source import Part, TensorFault, TensorInfo
@@ -315,7 +315,7 @@ class LazyArray:
 
 
 def _not_readable(path: Path, head: bytes) -> ModelFileError:
-    kind = kind_of_bytes(head)
+    kind = kind_of_file(path, head)
     if kind is None:
         return ModelFileError(f"{path}: not a GGUF file: begins with {head[: len(MAGIC)]!r}, expected {MAGIC!r}")
     what = f"this is {kind.what}" if head.startswith(MAGIC) else f"not a GGUF file but {kind.what}"

@@ -13,12 +13,12 @@ from aprgraph.graph.sources.file_kind import (
     OF_ARTIFACTS,
     OF_TENSORS,
     OF_TRACES,
-    FileKind,
-    kind_of_bytes,
+    kind_of_file,
     kind_of_folder,
     taken_by,
     what_is_in,
 )
+from aprgraph.graph.sources.kind import FileKind
 from aprgraph.graph.sources.open import begins_a_model
 
 _MODEL = FileKind("model", "a model", Message("`", RUN, "` records a trace of it, and `", COMPILE, "` makes an artifact"))
@@ -41,7 +41,7 @@ def kind_of_path(path: Path) -> FileKind | None:
     elif begins_a_model(head):
         return _MODEL
     else:
-        kind = kind_of_bytes(head)
+        kind = kind_of_file(path, head)
     return replace(kind, advice=taken_by(*_TAKEN_BY[kind.name])) if kind is not None and kind.name in _TAKEN_BY else kind
 
 

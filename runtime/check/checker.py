@@ -12,7 +12,8 @@ from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelEr
 from aprgraph.graph.message import Message
 from aprgraph.graph.near_names import did_you_mean_path
 from aprgraph.graph.sources.checkpoint import Checkpoint, is_checkpoint
-from aprgraph.graph.sources.file_kind import HEAD_BYTES, FileKind, kind_of_bytes, kind_of_folder, kind_of_gguf, what_is_in
+from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_file, kind_of_folder, kind_of_gguf, what_is_in
+from aprgraph.graph.sources.kind import FileKind
 from aprgraph.graph.sources.open import begins_a_model, open_source
 from aprgraph.graph.sources.source import Source, TensorFault
 from aprgraph.graph.sources.split_gguf import SplitError
@@ -157,7 +158,7 @@ def _other_kind(path: Path) -> FileKind | None:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError as error:  # a path with a NUL in it
         raise ModelFileError(f"{str(path)!r}: cannot be opened: {error}; give the path of a .gguf file") from None
-    kind = kind_of_bytes(head)
+    kind = kind_of_file(path, head)
     if kind is None and not begins_a_model(head):
         raise ModelFileError(f"{path}: not a GGUF file, nor anything else that is known here: begins with {head[:4]!r}, expected b'GGUF'")
     return kind

@@ -17,7 +17,7 @@ from aprgraph.runtime.trace.names import NameRules
 from aprgraph.runtime.trace.reader import Trace
 
 if TYPE_CHECKING:
-    from aprgraph.graph.sources.file_kind import FileKind
+    from aprgraph.graph.sources.kind import FileKind
 
 #: Arrays are those of any library, under the names that ``Trace.write`` takes.
 Source: TypeAlias = str | Path | Trace | Mapping[Any, Any]

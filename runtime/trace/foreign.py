@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aprgraph.graph.arguments import NAMES
 from aprgraph.graph.errors import TraceError
+from aprgraph.graph.sources.adapter import CONFIG as ADAPTER_CONFIG
 from aprgraph.graph.words import and_more
 from aprgraph.runtime.trace.aprt import HEADER, MAGIC
 from aprgraph.runtime.trace.array_files import is_array_file, open_array_file, open_array_folder
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 #: What sentences call arrays that no file holds.
 ARRAYS = "arrays"
 #: What says that a folder is something else: a trace, an artifact, a stage alone, a model.
-_OTHERS = (MANIFEST, MARKER, "artifact.json", "repro.py", "config.json")
+_OTHERS = (MANIFEST, MARKER, "artifact.json", "repro.py", "config.json", ADAPTER_CONFIG)
 
 
 def open_foreign(path: Path, names: NameMap | None = None) -> Trace | None:

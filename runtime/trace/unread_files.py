@@ -11,6 +11,8 @@ from pathlib import Path
 from aprgraph.graph.arguments import REPRO, RUN
 from aprgraph.graph.errors import TraceError
 from aprgraph.graph.message import Message
+from aprgraph.graph.sources.adapter import CONFIG as ADAPTER_CONFIG
+from aprgraph.graph.sources.adapter import adapter_in
 from aprgraph.graph.sources.file_kind import what_is_in
 from aprgraph.graph.stage_suggestions import is_known_elsewhere, nearest_part, nearest_stage, remark_on
 from aprgraph.graph.stages import STAGE_BY_NAME
@@ -204,6 +206,8 @@ def describe_strangers(directory: Path, unread: Collection[Unread], apart: dict[
         return Message("it is an artifact; give the directory of a trace, which `", RUN, "` writes")
     if "repro.py" in names:
         return Message("it is the guilty stage that ", REPRO, " wrote; give the directory of a trace")
+    if ADAPTER_CONFIG in names:
+        return f"it is {adapter_in(directory).what}; record a run of the model that it was merged into"
     if apart:
         return f"it holds {listed((f'{directory / name} ({what})' for name, what in apart.items()), _SHOWN)}; give one of them"
     if unread:

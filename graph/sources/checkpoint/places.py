@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,12 @@ from typing import Any
 from aprgraph.graph.errors import ModelFileError, shown
 from aprgraph.graph.input_file import read_input
 from aprgraph.graph.json_documents import parse_json
+from aprgraph.graph.sources import adapter
 from aprgraph.graph.sources.pieces import note_read
 from aprgraph.graph.words import listed
 
 CONFIG = "config.json"
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
-#: What PEFT calls an adapter's weights and configuration, which may lie beside a model's.
-ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_MERGE = "merge it into its model (PeftModel.merge_and_unload of peft) and give that one's folder"
 _SUFFIX = ".safetensors"
 _SHARD = re.compile(r"(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors", re.DOTALL | re.ASCII)
 #: A JSON file of a checkpoint is no larger; tokenizer.json of 256,000 tokens has 33 MB.
@@ -54,12 +53,17 @@ def is_checkpoint(path: Path) -> bool:
     folder, config = path.parent, path.parent / CONFIG
     try:
         if path.is_dir():
-            return (path / CONFIG).is_file() and ((path / INDEX).is_file() or any(path.glob(f"*{_SUFFIX}")))
+            return (path / CONFIG).is_file() and ((path / INDEX).is_file() or any(_with_weights(path)))
         if path.name == CONFIG:
-            return path.is_file() and ((folder / INDEX).is_file() or any(folder.glob(f"*{_SUFFIX}")))
-        return path.suffix == _SUFFIX and path.is_file() and config.is_file()
+            return path.is_file() and ((folder / INDEX).is_file() or any(_with_weights(folder)))
+        return path.suffix == _SUFFIX and path.name not in adapter.WEIGHTS and path.is_file() and config.is_file()
     except (OSError, ValueError):  # what cannot be looked into; a path with a NUL in it
         return False
+
+
+def _with_weights(folder: Path) -> Iterator[Path]:
+    """The files of safetensors in a folder, but those of an adapter."""
+    return (file for file in folder.glob(f"*{_SUFFIX}") if file.name not in adapter.WEIGHTS)
 
 
 def find_places(path: Path) -> Places:
@@ -67,11 +71,10 @@ def find_places(path: Path) -> Places:
     folder = path if path.is_dir() else path.parent
     if folder.name in ("", ".."):
         folder = folder.resolve()
-    if path.name == ADAPTER:
-        raise ModelFileError(f"{path}: this is a LoRA adapter, or another one of PEFT's; {_MERGE}")
     places = _files(path, folder)
-    if (folder / ADAPTER_CONFIG).is_file():
-        beside = f"{ADAPTER_CONFIG}: an adapter lies beside the model, and is not applied; where it is to be, {_MERGE}"
+    if (folder / adapter.CONFIG).is_file():
+        advice = adapter.adapter_in(folder).advice
+        beside = f"{adapter.CONFIG}: an adapter lies beside the model, and is not applied; where it is to be, {advice}"
         return replace(places, notices=(*places.notices, beside))
     return places
 
@@ -92,9 +95,7 @@ def _files(path: Path, folder: Path) -> Places:
     if path.suffix == _SUFFIX and not path.is_dir():
         parts = _of_one_set(path)
         return Places(folder if path.name == WHOLE or len(parts) > 1 else path, folder, parts)
-    found = sorted(file for file in folder.glob(f"*{_SUFFIX}") if file.name != ADAPTER)
-    if not found:
-        raise ModelFileError(f"{folder}: {ADAPTER} is a LoRA adapter, or another one of PEFT's, and no model lies beside it; {_MERGE}")
+    found = sorted(_with_weights(folder))
     whole = [file for file in found if file.name == WHOLE] or found
     parts = _of_one_set(whole[0]) if whole else ()
     if not set(whole) <= set(parts):

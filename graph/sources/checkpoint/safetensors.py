@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelFileError, shown
 from aprgraph.graph.json_documents import parse_json
-from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_bytes
+from aprgraph.graph.sources.file_kind import HEAD_BYTES, is_safetensors, kind_of_bytes
 from aprgraph.graph.sources.mapped_file import MappedFile
 from aprgraph.graph.words import shape_text
 
@@ -80,8 +80,8 @@ class SafetensorsFile:
         self.mapped = MappedFile(path, "a safetensors file", "a .safetensors file")
         size = self.mapped.size
         head = self.mapped.mapping[:HEAD_BYTES]
-        kind = kind_of_bytes(head)
-        if kind is None or kind.name != "safetensors":
+        if not is_safetensors(head):
+            kind = kind_of_bytes(head)
             what = f"begins with {head[:9]!r}" if kind is None else f"this is {kind.what}"
             raise ModelFileError(f"{path}: not a safetensors file: {what}; download the file again")
         length = int.from_bytes(head[:8], "little")

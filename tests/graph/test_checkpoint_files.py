@@ -178,7 +178,9 @@ def test_an_adapter_is_no_model_and_is_not_applied(tmp_path: Path) -> None:
     (folder / "adapter_model.safetensors").write_bytes(packed(adapter))
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (notice,) = load_model(folder).notices
-    assert str(notice).startswith("adapter_config.json: an adapter lies beside the model, and is not applied; where it is to be, merge the two")
+    assert str(notice).startswith(
+        "adapter_config.json: an adapter lies beside the model, and is not applied; where it is to be, merge the two"
+    )
     assert "adapter_model.safetensors: not a GGUF file but a LoRA adapter; merge the two" in failure(folder / "adapter_model.safetensors")
     (folder / "model.safetensors").unlink()
     assert "a LoRA adapter, not a GGUF file; merge the two" in failure(folder)

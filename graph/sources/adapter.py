@@ -75,6 +75,6 @@ def _what(kind: object, *, is_dora: bool) -> str:
 
 def _merge(base: str, folder: str, *, is_mlx: bool) -> str:
     if is_mlx:
-        return f"merge the two with `mlx_lm.fuse --model {base} --adapter-path {folder} --save-path merged`, and give `merged`"
+        return f"merge the two with `mlx_lm.fuse` of mlx-lm, of the model {base} and the adapter path {folder}, and give what it saves"
     in_python = f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), {json.dumps(folder)}).merge_and_unload()"
     return f'merge the two in Python, `{in_python}.save_pretrained("merged")` (peft, transformers), and give `merged`'

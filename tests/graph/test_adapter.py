@@ -54,7 +54,7 @@ def test_every_command_names_the_model_and_how_to_merge(name: str, has_config: b
     ({"peft_type": "IA3", "base_model_name_or_path": "x"}, "an adapter of PEFT (IA3) for 'x'", "merge_and_unload"),
     ({"peft_type": "PREFIX_TUNING", "base_model_name_or_path": "x"}, "an adapter of PEFT (PREFIX_TUNING) for 'x'", "changes no weights"),
     ({"peft_type": "LORA", "base_model_name_or_path": None}, "a LoRA adapter", "from_pretrained(BASE)"),
-    ({"fine_tune_type": "lora", "model": "mlx/x"}, "a LoRA adapter for 'mlx/x'", 'mlx_lm.fuse --model "mlx/x" --adapter-path'),
+    ({"fine_tune_type": "lora", "model": "mlx/x"}, "a LoRA adapter for 'mlx/x'", 'mlx_lm.fuse` of mlx-lm, of the model "mlx/x"'),
     ({"peft_type": 7, "base_model_name_or_path": ["x"]}, "a LoRA adapter, or another one of PEFT's", "from_pretrained(BASE)"),
     ({"base_model_name_or_path": "x\n"}, "a LoRA adapter, or another one of PEFT's for 'x\\n'", 'from_pretrained("x\\n")'),
 ])  # fmt: skip

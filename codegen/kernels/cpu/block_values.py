@@ -13,6 +13,7 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Weights
 from aprgraph.codegen.kernels.cpu.rows_of_block import STEPS, Product, RowsOfBlock, Run, same_byte
 from aprgraph.codegen.kernels.cpu.vectors import dtype_of, hold, lanes_of
+from aprgraph.codegen.kernels.cpu.weights import LINE
 from aprgraph.codegen.tir import Buffer, Expr, block, i64, scratch
 
 
@@ -72,7 +73,7 @@ class FreshBlock(BlockValues):
         lines = [(self._rows[0] + (count + r), line) for line in range(self._plan.weight.lines) for r in range(count)]
         upto = (int(group) * SUMS + number + 1) * len(lines) // (self._plan.groups * SUMS)
         for row, line in lines[self._asked : upto]:
-            self._plan.weight.prefetch(row, self._index, line)
+            self._plan.weight.prefetch(row, self._index, i64(line * LINE))
         self._asked = upto
 
     def begin(self, index: Expr) -> None:

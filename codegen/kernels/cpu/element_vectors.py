@@ -1,12 +1,15 @@
 """Elements of a block as whole vectors, where that is faster than lane by lane: long blocks, and tables of 4 bits.
 
 A long block's scales are those of several rows at once (scales_of_rows.py). Where an element has 4 bits, the 16 values that it can have
-are what the format's decoder makes of 0 to 15, and AVX-512 looks sixteen of them up by one instruction. Either way the values are those of
-every other way to decode, and no decoder knows of it.
+are what the format's decoder makes of 0 to 15, and AVX-512 looks sixteen of them up by one instruction. AVX2 looks up bytes: the upper two
+of the float32 of a whole number, 32 elements at once (``nibbles.py``). Each way the values are those of every other way to decode, and no
+decoder knows of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import tvm_ffi
@@ -15,10 +18,11 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import X86_64
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, Across, met
-from aprgraph.codegen.kernels.cpu.vectors import fused, hold, lanes_of
+from aprgraph.codegen.kernels.cpu.nibbles import BYTES_OF_HALF_RUN, Nibbles, TwoRuns, pairs_of_runs
+from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, Across, Elements, ScaledElements, met
+from aprgraph.codegen.kernels.cpu.vectors import fused, hold, lanes_of, store_vector
 from aprgraph.codegen.kernels.cpu.weights import Weight
-from aprgraph.codegen.tir import Buffer, Expr, i64
+from aprgraph.codegen.tir import Buffer, Expr, f32, i64, registers
 from aprgraph.graph.block_decoders import RUN
 
 #: Values that four bits have: as many as a register of AVX-512 has f32, and as a run has elements.
@@ -132,24 +136,73 @@ class _TableReader(_VectorReader):
         return tirx.Shuffle([tirx.IntImm("int32", value) for value in table], [tirx.IntImm("int32", lane) for lane in range(VALUES)])
 
 
+class _NibbleReader(_VectorReader):
+    """BlockReader whose whole numbers of elements are ``Nibbles``. It remembers those that became real as ``seen``; they are
+    ``real_values``.
+    """
+
+    def __init__(self, block: Any, weight: Weight, real_values: Expr | Elements | None = None) -> None:
+        super().__init__(block, weight, BYTES_OF_HALF_RUN)
+        self.seen: Nibbles | None = None
+        self._real_values = real_values
+
+    def integer(self, field: str, index: Any = 0) -> Any:
+        if not isinstance(index, _Lane):
+            return super().integer(field, index)
+        if self._weight.format.field(field).dtype != "uint8":
+            raise _NotHereError
+        return Nibbles(field, index.offset)
+
+    def lookup(self, table: tuple[int, ...], index: Nibbles) -> Nibbles:
+        return index.looked_up(table)
+
+    def to_real(self, value: Any) -> Any:
+        if not isinstance(value, Nibbles):
+            return super().to_real(value)
+        if not value.is_whole or self.seen is not None:
+            raise _NotHereError
+        self.seen = value
+        return tirx.Broadcast(f32(0.0), self._width) if self._real_values is None else self._real_values
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        return ScaledElements(a, c) if isinstance(b, Elements) else super().fma(a, b, c)
+
+
 class ElementVectors:
-    """The elements of a block, a vector at a time. Each table is made once."""
+    """The elements of a block, a vector at a time. Each table is made once, and so is what several vectors are made of."""
 
     def __init__(self, emitter: Emitter, weight: Weight, block: Any) -> None:
         self._emitter, self._weight, self._block = emitter, weight, block
         self._by_table = has_tables(emitter, weight)
         self._tables: list[tuple[Expr, Expr]] = []
+        self._pairs = _pairs(weight, block) if self._by_table and emitter.lanes < VALUES else {}
+        self._two: dict[Nibbles, TwoRuns] = {}
+        self._made: dict[int, list[Expr]] = {}
 
     def elements(self, first: int, width: int) -> Expr:
         """The elements ``first`` .. ``first`` + ``width`` - 1, which are of one run: f32 [width]."""
         if not self._by_table:
             return _direct(self._weight, self._block, first, width)
+        if width < VALUES:
+            return self._half_run(first)
         table, places = _table(self._weight, self._block, first)
         kept = next((register for made, register in self._tables if tvm_ffi.structural_equal(made, table)), None)
         if kept is None:
             kept = hold(table)
             self._tables.append((table, kept))
         return T.call_llvm_pure_intrin(f"float32x{VALUES}", "llvm.x86.avx512.permvar.sf.512", kept, places)
+
+    def _half_run(self, first: int) -> Expr:
+        run, half = divmod(first // BYTES_OF_HALF_RUN, 2)
+        if run not in self._made:
+            place, pair = self._pairs[run]
+            if pair[0] not in self._two:
+                self._two[pair[0]] = TwoRuns(pair, self._block)
+            self._made[run] = self._two[pair[0]].halves(place)
+        assert self._weight.format.decode is not None
+        reader = _NibbleReader(self._block, self._weight, self._made[run][half])
+        found: Expr = self._weight.format.decode(reader, run * RUN, _Lane(half * BYTES_OF_HALF_RUN))
+        return found
 
 
 def _direct(weight: Weight, block: Any, first: int, width: int) -> Expr:
@@ -167,11 +220,116 @@ def _table(weight: Weight, block: Any, first: int) -> tuple[Expr, Expr]:
     return table, reader.places
 
 
+def _runs(weight: Weight, block: Any) -> list[Nibbles]:
+    """The whole numbers of each run of a block, given by those of its first half."""
+    assert weight.format.decode is not None
+    found = []
+    for first in range(0, weight.format.elements, RUN):
+        readers = [_NibbleReader(block, weight) for _ in range(2)]
+        for half, reader in enumerate(readers):
+            weight.format.decode(reader, first, _Lane(half * BYTES_OF_HALF_RUN))
+        one, other = (reader.seen for reader in readers)
+        if one is None or other != replace(one, offset=one.offset + BYTES_OF_HALF_RUN):
+            raise _NotHereError
+        found.append(one)
+    return found
+
+
+def _pairs(weight: Weight, block: Any) -> dict[int, tuple[int, list[Nibbles]]]:
+    """By each run of a block which of a pair that lies in the same bytes it is, and the pair."""
+    runs = _runs(weight, block)
+    pairs = pairs_of_runs(runs)
+    if pairs is None:
+        raise _NotHereError
+    return {number: (place, [runs[number] for number in pair]) for pair in pairs for place, number in enumerate(pair)}
+
+
+class NibblesOfRows:
+    """The elements of a block of several rows, some runs of it at a time, in a loop over these: the code of a whole long block has more in
+    work than there are registers. What the elements of each run are multiplied by, and what is added, is kept for all rows beforehand.
+    """
+
+    def __init__(self, emitter: Emitter, weight: Weight, blocks: Sequence[Any]) -> None:
+        self._weight, self._blocks, self._lanes = weight, blocks, emitter.lanes
+        self._runs = vectors_together(emitter, weight) * emitter.lanes // RUN
+        self.count = weight.format.elements // (self._runs * RUN)
+        self._pairs = _pairs(weight, blocks[0])
+        self._rows = 0
+        self._scales: Buffer | None = None
+        self._offsets: Buffer | None = None
+        for run in range(weight.format.elements // RUN):
+            found = _scaled(weight, blocks[0], run)
+            self._scales = self._kept(self._scales, run, found.scale.each)
+            if found.offset is not None:
+                self._offsets = self._kept(self._offsets, run, found.offset.each)
+
+    def _kept(self, buffer: Buffer | None, run: int, each: Expr) -> Buffer:
+        self._rows = lanes_of(each)
+        if buffer is None:
+            buffer = registers(self._weight.format.elements // RUN * self._rows)
+        store_vector(buffer, run * self._rows, each)
+        return buffer
+
+    def vectors(self, group: Expr, row: int) -> Iterator[tuple[int, Expr]]:
+        """The elements of a group in one row: where each vector begins in it, and its f32 [lanes]."""
+        step = _step(self._pairs, self._runs)
+        block, two = self._blocks[row], {}
+        for place, pair in (self._pairs[run] for run in range(self._runs)):
+            if place == 0:
+                two[pair[0]] = TwoRuns([replace(run, offset=run.offset + group * step) for run in pair], block)
+        for run in range(self._runs):
+            place, pair = self._pairs[run]
+            at = (group * self._runs + run) * self._rows + row
+            scale, offset = (
+                None if kept is None else hold(tirx.Broadcast(kept[at], self._lanes)) for kept in (self._scales, self._offsets)
+            )
+            for half, values in enumerate(two[pair[0]].halves(place)):
+                yield run * RUN + half * self._lanes, scale * values if offset is None else fused(scale, values, offset)
+
+
+def _step(pairs: dict[int, tuple[int, list[Nibbles]]], runs: int) -> int:
+    """How many bytes each group of so many runs lies behind the one before."""
+    if runs == len(pairs):
+        return 0
+    return int(pairs[runs][1][0].offset - pairs[0][1][0].offset)
+
+
+def _scaled(weight: Weight, block: Any, run: int) -> Any:
+    """What becomes of the elements of a run, for all rows at once."""
+    assert weight.format.decode is not None
+    return weight.format.decode(_NibbleReader(block, weight, Elements()), run * RUN, _Lane())
+
+
+def has_groups(emitter: Emitter, weight: Weight, blocks: Sequence[Any]) -> bool:
+    """Whether ``NibblesOfRows`` has these blocks."""
+    if emitter.lanes == VALUES or weight.format.elements <= SHORT or not has_tables(emitter, weight):
+        return False
+    runs, pairs = vectors_together(emitter, weight) * emitter.lanes // RUN, _pairs(weight, blocks[0])
+    step = _step(pairs, runs)
+    return all(
+        isinstance(_scaled(weight, blocks[0], run), ScaledElements)
+        and pair == [replace(one, offset=one.offset + run // runs * step) for one in pairs[run % runs][1]]
+        for run, (_, pair) in pairs.items()
+    )
+
+
+def vectors_together(emitter: Emitter, weight: Weight) -> int:
+    """How many vectors are made of the same bytes or lie between such, and are to be used before those of another row."""
+    if emitter.lanes == VALUES or not has_tables(emitter, weight):
+        return 1
+    pairs = _pairs(weight, weight.block(i64(0), i64(0), i64(0)))
+    places = [(number, place) for number, (place, _) in pairs.items()]
+    least = next(count for count in range(2, len(pairs) + 1) if all(place == number % count * 2 // count for number, place in places))
+    return least * RUN // emitter.lanes
+
+
 def has_tables(emitter: Emitter, weight: Weight) -> bool:
     """Whether a weight's elements are of 4 bits, and the CPU looks 16 values up at once."""
-    if emitter.cpu.machine != X86_64 or emitter.lanes != VALUES or not weight.format.arrives_in_blocks:
+    if emitter.cpu.machine != X86_64 or not emitter.cpu.fma or not weight.format.arrives_in_blocks:
         return False
-    return _is_here(lambda block: _table(weight, block, 0), weight)
+    if emitter.lanes == VALUES:
+        return _is_here(lambda block: _table(weight, block, 0), weight)
+    return emitter.lanes == BYTES_OF_HALF_RUN and _is_here(lambda block: _pairs(weight, block), weight)
 
 
 def has_vectors(emitter: Emitter, weight: Weight) -> bool:
@@ -195,6 +353,6 @@ def look_up_row(emitter: Emitter, weight: Weight, row: Expr, decoded: Buffer, r:
     elements = weight.format.elements
     with T.serial(i64(0), i64(weight.columns // elements)) as index:
         block = ElementVectors(emitter, weight, weight.block(row, index, expert))
-        for first in range(0, elements, VALUES):
+        for first, width in weight.vectors():
             place = decoded.place((r, index * elements + first))
-            T.buffer_store(decoded.elements, block.elements(first, VALUES), [tirx.Ramp(place, i64(1), VALUES)])
+            T.buffer_store(decoded.elements, block.elements(first, width), [tirx.Ramp(place, i64(1), width)])

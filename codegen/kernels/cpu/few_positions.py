@@ -9,15 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from tvm.tirx.script import builder as T
 
-from aprgraph.codegen.kernels.cpu.element_vectors import VALUES, ElementVectors, has_tables, has_vectors
+from aprgraph.codegen.kernels.cpu.element_vectors import (
+    ElementVectors,
+    NibblesOfRows,
+    has_groups,
+    has_tables,
+    has_vectors,
+    vectors_together,
+)
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, blocks_of_rows
 from aprgraph.codegen.kernels.cpu.vectors import fused, hold, load_vector, store_vector
-from aprgraph.codegen.kernels.cpu.weights import KernelBlock, Weight, side_by_side
+from aprgraph.codegen.kernels.cpu.weights import LINE, KernelBlock, Weight, side_by_side
 from aprgraph.codegen.tir import Expr, i64, registers
+from aprgraph.codegen.tir import block as named_block
 from aprgraph.graph.block_format import BlockFormat
 
 #: Gives the elements of a row of x from a column on, by lane.
@@ -75,39 +84,56 @@ def dot_rows(
             step(j, width, x, partial(_element_apart, weight, row, start, expert))
 
     by_vectors = has_vectors(emitter, weight)
-    if weight.format.arrives_in_blocks:
-        with T.serial(i64(0), i64(weight.columns // weight.format.elements)) as index:
-            read = blocks_of_rows if by_vectors else _blocks
-            blocks = read(emitter, weight, rows, index, expert)
-            vectors = [ElementVectors(emitter, weight, block) for block in blocks] if by_vectors else []
-            asked = _lines_ahead(emitter, weight, rows, len(weight.vectors()) if by_vectors else 1)
-            for number, (first, width) in enumerate(weight.vectors()):
-                for row, line in asked[number] if number < len(asked) else ():
-                    weight.prefetch(row, index, line)
-                x = [position(index * weight.format.elements + first) for position in positions]
-                for j, block in enumerate(blocks):
+
+    def in_groups(index: Expr, groups: NibblesOfRows) -> None:
+        with T.serial(i64(0), i64(groups.count)) as group, named_block("group"):
+            start = index * weight.format.elements + group * (weight.format.elements // groups.count)
+            for j in range(len(rows)):
+                weight.prefetch(rows[0] + (len(rows) + j), index, group * (weight.format.block_bytes // groups.count))
+                for first, elements in groups.vectors(group, j):
+                    whole(j, [position(start + first) for position in positions], hold(elements))
+
+    def in_vectors(index: Expr, blocks: Sequence[Any]) -> None:
+        vectors = [ElementVectors(emitter, weight, block) for block in blocks] if by_vectors else []
+        asked = _lines_ahead(weight, rows, len(weight.vectors()) // vectors_together(emitter, weight) if by_vectors else 1)
+        for number, together in enumerate(_in_groups(weight.vectors(), vectors_together(emitter, weight))):
+            for row, line in asked[number] if number < len(asked) else ():
+                weight.prefetch(row, index, i64(line * LINE))
+            for j, block in enumerate(blocks):
+                for first, width in together:
+                    x = [position(index * weight.format.elements + first) for position in positions]
                     if vectors:
                         whole(j, x, hold(vectors[j].elements(first, width)))
                     else:
                         step(j, width, x, partial(weight.element, block, first))
+
+    if weight.format.arrives_in_blocks:
+        with T.serial(i64(0), i64(weight.columns // weight.format.elements)) as index:
+            read = blocks_of_rows if by_vectors else _blocks
+            blocks = read(emitter, weight, rows, index, expert)
+            if has_groups(emitter, weight, blocks):
+                in_groups(index, NibblesOfRows(emitter, weight, blocks))
+            else:
+                in_vectors(index, blocks)
     else:
         emitter.chunks(weight.columns, apart)
     return [[partial(emitter.sum_lanes, those, j * lanes) for j in range(len(rows))] for those in sums]
+
+
+def _in_groups(vectors: list[tuple[int, int]], count: int) -> list[list[tuple[int, int]]]:
+    return [vectors[start : start + count] for start in range(0, len(vectors), count)]
 
 
 def _blocks(_emitter: Emitter, weight: Weight, rows: Sequence[Expr], index: Expr, expert: Expr | None) -> list[KernelBlock]:
     return [weight.block(row, index, expert) for row in rows]
 
 
-def _lines_ahead(emitter: Emitter, weight: Weight, rows: Sequence[Expr], parts: int) -> list[list[tuple[Expr, int]]]:
+def _lines_ahead(weight: Weight, rows: Sequence[Expr], parts: int) -> list[list[tuple[Expr, int]]]:
     """What to ask the memory for beforehand, in as many parts: lines of the rows that are next.
 
     The processor follows a few rows by itself, but not so many that lie so close. With one part all is asked for before anything is read,
-    for between two vectors it would keep the compiler from reading a scale once for both. Where decoding takes longer than reading, asking
-    costs more than it saves.
+    for between two vectors it would keep the compiler from reading a scale once for both.
     """
-    if weight.format.elements > SHORT and emitter.lanes < VALUES:
-        return []
     lines = [(rows[0] + (len(rows) + j), line) for line in range(weight.lines) for j in range(len(rows))]
     each = -(-len(lines) // parts)
     return [lines[start : start + each] for start in range(0, len(lines), each)]

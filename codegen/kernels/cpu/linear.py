@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from tvm.tirx.script import builder as T
 
@@ -21,6 +21,18 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, build_function, i64, registers, scratch
+
+#: Gives the elements of a row of x, by its index, from a column on, by lane.
+Rows = Callable[[Expr, Expr], Callable[[Expr], Expr]]
+#: Takes the index of a row of x, a row of the weight and their product.
+Store = Callable[[Expr, Expr, Expr], None]
+
+
+class Products(Protocol):
+    """Emits a tile's products with ``count`` rows of x."""
+
+    def __call__(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None: ...
+
 
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
 _TILE_BYTES = 128 * 1024
@@ -65,13 +77,18 @@ def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buf
     together = max(64, _PASS_BYTES // (4 * weight.columns) // 4 * 4)
     with T.serial(i64(0), T.floordiv(n + (together - 1), i64(together))) as number, block("pass"):
         first = number * together
-        with T.parallel(i64(0), i64(tiles.count)) as tile, block("tile"):
-            tiles.products(
-                tile,
-                T.min(i64(together), n - first),
-                lambda p, column: along(x, first + p, column),
-                lambda p, row, value: assign(out, value, [first + p, row + start]),
-            )
+        count = T.min(i64(together), n - first)
+
+        def emit(products: Products) -> None:
+            with T.parallel(i64(0), i64(tiles.count)) as tile, block("tile"):
+                products(
+                    tile,
+                    count,
+                    lambda p, column: along(x, first + p, column),
+                    lambda p, row, value: assign(out, value, [first + p, row + start]),
+                )
+
+        tiles.few_or_many(count, emit)
 
 
 @dataclass(frozen=True)
@@ -107,35 +124,35 @@ class Tiles:
         with T.If(row < self.weight.rows), T.Then():
             body()
 
-    def products(
-        self,
-        tile: Expr,
-        count: Expr,
-        x: Callable[[Expr, Expr], Callable[[Expr], Expr]],
-        store: Callable[[Expr, Expr, Expr], None],
-        expert: Expr | None = None,
-    ) -> None:
-        """``store(index, weight row, x(index) · row)`` for index in 0 .. count - 1 and all rows of the tile.
+    def products(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
+        """``store(index, weight row, x(index) · row)`` for index in 0 .. count - 1 and all rows of the tile."""
+        self.few_or_many(count, lambda products: products(tile, count, x, store, expert))
 
-        ``x(index, column)`` gives the elements of a row of x from ``column`` on, by lane.
+    def few_or_many(self, count: Expr, emit: Callable[[Products], None]) -> None:
+        """Emit ``emit`` for ``count`` being few and for others: it is given what then emits a tile's products.
+
+        Each has a parallel loop of its own where it can: what many rows of x need is allocated, by a call, where the body of a loop
+        begins, whichever branch inside it is taken.
         """
         few = few_positions(self.emitter, self.weight)
-
-        def rest() -> None:
-            self._multiply(tile, self._decode(tile, expert), count, x, store)
-
         if not few:
-            rest()
+            emit(self._products_of_many)
             return
         with T.If(count <= few):
             with T.Then():
-                for positions in range(1, few + 1):
-                    with T.If(count == positions), T.Then():
-                        self._products_of_few(tile, [partial(x, i64(p)) for p in range(positions)], store, expert)
+                emit(partial(self._products_of_up_to, few))
             with T.Else(), block("decoded"):
-                rest()
+                emit(self._products_of_many)
 
-    def _products_of_few(self, tile: Expr, positions: list[Row], store: Callable[[Expr, Expr, Expr], None], expert: Expr | None) -> None:
+    def _products_of_many(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
+        self._multiply(tile, self._decode(tile, expert), count, x, store)
+
+    def _products_of_up_to(self, few: int, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
+        for positions in range(1, few + 1):
+            with T.If(count == positions), T.Then():
+                self._products_of_few(tile, [partial(x, i64(p)) for p in range(positions)], store, expert)
+
+    def _products_of_few(self, tile: Expr, positions: list[Row], store: Store, expert: Expr | None) -> None:
         together = rows_together(self.weight.format, len(positions), tile_shape(self.emitter.cpu)[1])
         together = min(together, self.rows)
         with T.serial(i64(0), i64(self.rows // together)) as part, block("few"):
@@ -188,8 +205,8 @@ class Tiles:
         tile: Expr,
         decoded: Buffer,
         count: Expr,
-        x: Callable[[Expr, Expr], Callable[[Expr], Expr]],
-        store: Callable[[Expr, Expr, Expr], None],
+        x: Rows,
+        store: Store,
     ) -> None:
         emitter = self.emitter
         lanes = emitter.lanes
@@ -254,5 +271,5 @@ def _copy(source: Buffer, start: Sequence[Expr], target: Buffer, place: Sequence
     assign(target, found, [*into, first + lane])
 
 
-def _store_total(store: Callable[[Expr, Expr, Expr], None], index: Expr, row: Expr, total: Callable[[], Expr]) -> None:
+def _store_total(store: Store, index: Expr, row: Expr, total: Callable[[], Expr]) -> None:
     store(index, row, total())

@@ -73,24 +73,33 @@ class _Segment:
 
     def emit(self, n: Expr, store: Store) -> None:
         """Emit the product of all rows with all positions."""
-        count, blocks = self._plan.weight.rows, self._x.blocks
+        # Two loops: what several positions need is allocated, by calls, where the body of a loop begins, whichever branch it takes.
+        with T.If(n == 1):
+            with T.Then():
+                self._each_tile(partial(self._one, store))
+            with T.Else():
+                self._each_tile(partial(self._several, n, store))
+
+    def _each_tile(self, body: Callable[[Expr, list[Expr]], None]) -> None:
+        """Emit ``body`` in parallel for the first row of each tile, and all of its rows."""
+        count = self._plan.weight.rows
         with T.parallel(i64(0), i64(-(-count // self._rows))) as tile, block("tile"):
             first = tile * self._rows
             # Of the last tile, which is perhaps not full, the last row that there is goes along several times.
-            numbers = [T.min(first + r, i64(count - 1)) if count % self._rows else first + r for r in range(self._rows)]
-            with T.If(n == 1):
-                with T.Then(), block("one"):
-                    fresh = FreshBlock(self._emitter, self._dot, self._plan, numbers)
-                    self._products(fresh, [i64(0)], first, store)
-                with T.Else(), block("several"):
-                    kept = KeptBlocks(self._emitter, self._dot, self._plan, numbers, blocks)
-                    together = self._plan.positions_together
-                    with T.serial(i64(0), T.floordiv(n, i64(together))) as group:
-                        self._products(kept, [group * together + p for p in range(together)], first, store)
-                    rest = T.floormod(n, i64(together))
-                    for left in range(1, together):
-                        with T.If(rest == left), T.Then():
-                            self._products(kept, [n - left + p for p in range(left)], first, store)
+            body(first, [T.min(first + r, i64(count - 1)) if count % self._rows else first + r for r in range(self._rows)])
+
+    def _one(self, store: Store, first: Expr, rows: list[Expr]) -> None:
+        self._products(FreshBlock(self._emitter, self._dot, self._plan, rows), [i64(0)], first, store)
+
+    def _several(self, n: Expr, store: Store, first: Expr, rows: list[Expr]) -> None:
+        kept = KeptBlocks(self._emitter, self._dot, self._plan, rows, self._x.blocks)
+        together = self._plan.positions_together
+        with T.serial(i64(0), T.floordiv(n, i64(together))) as group:
+            self._products(kept, [group * together + p for p in range(together)], first, store)
+        rest = T.floormod(n, i64(together))
+        for left in range(1, together):
+            with T.If(rest == left), T.Then():
+                self._products(kept, [n - left + p for p in range(left)], first, store)
 
     def _products(self, values: BlockValues, positions: Sequence[Expr], first: Expr, store: Store) -> None:
         """Emit the product of the tile's rows, from ``first`` on, with some positions."""

@@ -8,6 +8,7 @@ block's own row where it meets elements.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import tirx
@@ -23,6 +24,18 @@ from aprgraph.codegen.tir import Expr
 SHORT = 32
 #: Rows are turned into lanes by so many.
 _ROWS = 4
+
+
+class Elements:
+    """Stands for elements, f32, in what a decoder computes of them and of scales."""
+
+
+@dataclass(frozen=True)
+class ScaledElements:
+    """``scale`` · elements + ``offset``, which may be None, rounded once."""
+
+    scale: Across
+    offset: Across | None = None
 
 
 class Across:
@@ -41,6 +54,8 @@ class Across:
             return Across(self.each * other.each, self.row)
         if isinstance(other, float):
             return Across(self.each * tirx.Broadcast(tirx.FloatImm("float32", other), lanes_of(self.each)), self.row)
+        if isinstance(other, Elements):
+            return ScaledElements(self)
         return self.own(lanes_of(other)) * other
 
     def __neg__(self) -> Across:

@@ -29,7 +29,7 @@ Store = Callable[[Expr, Expr], None]
 Bytes = Callable[[Expr], Expr]
 
 #: Bytes of a line of the cache.
-_LINE = 64
+LINE = 64
 #: A GGUF file aligns tensors to `general.alignment`, which may be as little as 8 bytes.
 _WEIGHT_ALIGNMENT = 8
 
@@ -98,8 +98,7 @@ class KernelBlock:
         if dtype == "float32":
             return T.reinterpret("float32", self._word(field, 4 * index))
         assert dtype == "float16"
-        low, high = (T.Cast("int64", self._byte(field, index, byte)) for byte in (0, 1))
-        return self._halves[low | (high << i64(8))]
+        return self._halves[T.Cast("int64", T.reinterpret("uint16", side_by_side(self._byte(field, index), 2)))]
 
     def to_real(self, value: Expr) -> Expr:
         return T.Cast("float32", value)
@@ -171,18 +170,18 @@ class Weight:
     @property
     def lines(self) -> int:
         """Lines of the cache that a block touches at least."""
-        return -(-self.format.block_bytes // _LINE)
+        return -(-self.format.block_bytes // LINE)
 
     @property
     def comes_in_pieces(self) -> bool:
         """Whether it is two parameters."""
         return self._places is not None
 
-    def prefetch(self, row: Expr, index: Expr, line: int = 0) -> None:
-        """Ask the memory for a line of block ``index`` of a row, which need not be there. Not of a weight in pieces."""
+    def prefetch(self, row: Expr, index: Expr, byte: Expr) -> None:
+        """Ask the memory for the line of a byte of block ``index`` of a row, which need not be there. Not of a weight in pieces."""
         if self._places is not None:
             return
-        place = self._buffer.place((row, index * self.format.block_bytes)) + line * _LINE
+        place = self._buffer.place((row, index * self.format.block_bytes)) + byte
         read, near, data = (tirx.IntImm("int32", value) for value in (0, 2, 1))
         T.evaluate(T.call_llvm_intrin("void", "llvm.prefetch", T.address_of(self._buffer.elements[place]), read, near, data))
 

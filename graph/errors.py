@@ -28,6 +28,7 @@ from dataclasses import dataclass
 
 from aprgraph.graph.arguments import Argument
 from aprgraph.graph.message import Message, Words, join_messages
+from aprgraph.graph.words import shortened
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
@@ -36,6 +37,12 @@ _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 def shown(value: object) -> str:
     """``repr(value)``, shortened: a damaged file can hold a string of any length where a message quotes it."""
     return _REPR.repr(value)
+
+
+def quoted(text: str) -> str:
+    """``text`` in quotes as somebody typed it, shortened: of a regular expression, ``repr`` would double each backslash."""
+    mark = '"' if "'" in text else "'"
+    return f"{mark}{shortened(text, _REPR.maxstring)}{mark}"
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,10 @@ class Capture:
         if _is_training(self._captured):
             raise TraceError(f"{type(model).__name__} is in training mode, where dropout is drawn anew each time; call model.eval() first")
         self._directory = directory
-        self._plan = parse_plan(taps, layers or f"0..{len(self._captured.layers)}")
         self._positions = positions
         self._taps = list(find_taps(self._captured, self._record, lambda: self._total, all_logits=positions == "all"))
         self._taps += [Tap((stage,), None, watch) for stage, watch in find_modules(self._captured.given, self._record_row)]
+        self._plan = parse_plan(taps, layers or f"0..{len(self._captured.layers)}", lambda: self._shown() | {*STAGES_OF_TEXT})
         self._check_plan()
         head = [self._captured.head] if self._captured.head is not None else []
         self._arithmetic = ArithmeticWatch([self._captured.decoder, *head])
@@ -122,10 +122,14 @@ class Capture:
             if kind is None:
                 self._trace = self._finish()
 
+    def _shown(self) -> frozenset[str]:
+        """The stages that the model shows."""
+        return frozenset((EMBEDDING, *(stage for tap in self._taps for stage in tap.stages)))
+
     def _check_plan(self) -> None:
         """Raise PlanError if the plan names a stage or a layer that the model does not show."""
         count = len(self._captured.layers)
-        there = {EMBEDDING, *(stage for tap in self._taps for stage in tap.stages)}
+        there = self._shown()
         # What comes behind the model, a program may record itself.
         self._optional = self._plan.optional
         plan = self._plan = self._plan.within({*there, *STAGES_OF_TEXT}, count)

@@ -310,7 +310,7 @@ def _choose_passes(
             raise PlanError(f"--taps {taps}: nothing inserts them; add insert-taps to --passes, or drop --passes")
         if any("taps" in options for options in inserting):
             raise PlanError(f"--taps {taps}: --passes names the taps of insert-taps already; drop one of the two")
-    return make_passes(passes, plan)
+    return make_passes(passes, plan, stages)
 
 
 def _check_print(print_ir_after: str, names: list[str]) -> None:

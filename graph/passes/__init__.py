@@ -15,7 +15,7 @@ from aprgraph.graph.passes.fuse_attention import FuseAttention
 from aprgraph.graph.passes.fuse_rounding import FuseRounding
 from aprgraph.graph.passes.insert_taps import InsertTaps
 from aprgraph.graph.passes.one_pass import OnePass
-from aprgraph.graph.passes.options import build_pass, split_passes
+from aprgraph.graph.passes.options import StagesOfModel, build_pass, split_passes
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import ReplayRecorded
 from aprgraph.graph.passes.split_layers import SplitLayers
@@ -36,19 +36,19 @@ PASSES: dict[str, type[Pass]] = {
 }
 
 
-def make_pass(name: str, options: Mapping[str, str], plan: Plan | None = None) -> Pass:
+def make_pass(name: str, options: Mapping[str, str], plan: Plan | None = None, stages: StagesOfModel | None = None) -> Pass:
     """The pass ``name`` with ``options`` as text; see graph/passes/options.py. Raises GraphError, or PlanError for its taps."""
     if name not in PASSES:
         raise GraphError(f"unknown pass {shown(name)}{did_you_mean_one_of(name, PASSES)}; expected one of {', '.join(PASSES)}")
-    return build_pass(PASSES[name], options, plan)
+    return build_pass(PASSES[name], options, plan, stages)
 
 
-def make_passes(text: str, plan: Plan | None = None) -> list[Pass]:
+def make_passes(text: str, plan: Plan | None = None, stages: StagesOfModel | None = None) -> list[Pass]:
     """The passes of ``text``, such as ``insert-taps{taps=qkv_matmul layers=0..2},prune``; ``plan`` is for those that name no taps.
 
-    Raises GraphError, or PlanError for taps.
+    ``stages`` gives those of the model, for a message. Raises GraphError, or PlanError for taps.
     """
-    return [make_pass(name, options, plan) for name, options in split_passes(text)]
+    return [make_pass(name, options, plan, stages) for name, options in split_passes(text)]
 
 
 __all__ = [

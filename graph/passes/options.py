@@ -8,7 +8,7 @@ two options, ``taps`` and ``layers``, as on the command line.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, Field, fields, replace
 from typing import Any, get_type_hints
 
@@ -20,6 +20,8 @@ from aprgraph.graph.tap_plan import Plan, parse_layers, parse_plan, parse_taps
 _PASS = re.compile(r"\s*(?P<name>[^\s{}]*)\s*(?:\{(?P<options>[^{}]*)\})?\s*")
 #: A comma that is not in braces.
 _COMMA = re.compile(r",(?![^{}]*\})")
+#: What gives the stages of the model, where it is known.
+StagesOfModel = Callable[[], Collection[str]]
 _PLAN_OPTIONS = ("taps", "layers")
 _TRUTH = {"true": True, "false": False}
 
@@ -51,10 +53,11 @@ def _split_options(text: str, options: str) -> dict[str, str]:
     return found
 
 
-def build_pass(kind: type[Pass], given: Mapping[str, str], plan: Plan | None) -> Pass:
+def build_pass(kind: type[Pass], given: Mapping[str, str], plan: Plan | None, stages: StagesOfModel | None = None) -> Pass:
     """A pass with the options ``given``. ``plan`` has the taps and the layers that they leave out (default: all, of layer 0).
 
-    Raises GraphError for an option that the pass does not have, or that has no such value; PlanError for a plan.
+    ``stages`` gives those of the model, for a message. Raises GraphError for an option that the pass does not have, or that has no such
+    value; PlanError for a plan.
     """
     types = get_type_hints(kind)
     declared: list[Field[Any]] = list(fields(kind))  # type: ignore[arg-type]  # passes are dataclasses
@@ -65,7 +68,7 @@ def build_pass(kind: type[Pass], given: Mapping[str, str], plan: Plan | None) ->
     values: dict[str, Any] = {}
     for field in declared:
         if types[field.name] is Plan:
-            values[field.name] = _plan(given, plan)
+            values[field.name] = _plan(given, plan, stages)
             continue
         (option,) = _options_of(field, types[field.name])
         if option in given:
@@ -80,11 +83,11 @@ def _options_of(field: Field[Any], kind: object) -> tuple[str, ...]:
     return _PLAN_OPTIONS if kind is Plan else (field.name.replace("_", "-"),)
 
 
-def _plan(given: Mapping[str, str], plan: Plan | None) -> Plan:
+def _plan(given: Mapping[str, str], plan: Plan | None, stages: StagesOfModel | None) -> Plan:
     if plan is None:
-        return parse_plan(given.get("taps", "all"), given.get("layers", "0..1"))
+        return parse_plan(given.get("taps", "all"), given.get("layers", "0..1"), stages)
     if "taps" in given:
-        plan = replace(parse_taps(given["taps"]), layers=plan.layers)
+        plan = replace(parse_taps(given["taps"], stages), layers=plan.layers)
     return replace(plan, layers=parse_layers(given["layers"])) if "layers" in given else plan
 
 

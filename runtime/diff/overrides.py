@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from aprgraph.graph.errors import ComparisonError, shown
+from aprgraph.graph.errors import ComparisonError, quoted
 from aprgraph.graph.regular_expression import compile_expression
 from aprgraph.graph.stage_suggestions import did_you_mean
 from aprgraph.graph.stages import StageKind
@@ -35,18 +35,18 @@ def parse_override(text: str) -> Override:
     pattern, equals, rest = text.rpartition("=")
     measure, colon, number = rest.partition(":")
     if not (equals and pattern and colon) or measure not in ("nmse", "ids"):
-        raise ComparisonError(f"tolerance {shown(text)}: {EXPECTED}")
+        raise ComparisonError(f"tolerance {quoted(text)}: {EXPECTED}")
     try:
         compiled = compile_expression(pattern)
     except ValueError as error:
-        raise ComparisonError(f"tolerance {shown(text)}: {shown(pattern)} is not a regular expression ({error}); {EXPECTED}") from None
+        raise ComparisonError(f"tolerance {quoted(text)}: {quoted(pattern)} is not a regular expression ({error}); {EXPECTED}") from None
     try:
         value = float(number)
     except ValueError:
         value = math.nan
     if not 0 <= value < math.inf or (measure == "ids" and value > 1):
         wanted = "a share from 0 to 1" if measure == "ids" else "a number of at least 0"
-        raise ComparisonError(f"tolerance {shown(text)}: {shown(number)} is not {wanted}")
+        raise ComparisonError(f"tolerance {quoted(text)}: {quoted(number)} is not {wanted}")
     return Override(text, compiled, measure, value)
 
 
@@ -66,7 +66,7 @@ class Tolerances:
                 hint = f"; {other[0]} is measured by {'ids' if override.measure == 'nmse' else 'nmse'}" if other else ""
                 hint = hint or did_you_mean(override.pattern.pattern)
                 known = ", ".join(names) or "none"
-                raise ComparisonError(f"tolerance {shown(override.text)} applies to no stage of either trace{hint}; their stages: {known}")
+                raise ComparisonError(f"tolerance {quoted(override.text)} applies to no stage of either trace{hint}; their stages: {known}")
 
     def find(self, stage: str, positions: int = 0) -> Tolerance:
         """The tolerance of ``stage`` in a run whose last position is the ``positions``-th; 0 where that is not known."""

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aprgraph.graph.arguments import NAMES
-from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.errors import TraceError, quoted, shown
 from aprgraph.runtime.trace.match_worker import place_in
 
 _WORKER = Path(__file__).with_name("match_worker.py")
@@ -39,13 +39,13 @@ def match_names(pattern: re.Pattern[str], place: str, names: Sequence[str]) -> d
     except subprocess.TimeoutExpired:
         raise TraceError(
             NAMES,
-            f" {shown(pattern.pattern)}: was stopped after {SECONDS:g} s, as it tries too many ways; let no repetition stand in another, "
+            f" {quoted(pattern.pattern)}: was stopped after {SECONDS:g} s, as it tries too many ways; let no repetition stand in another, "
             r"such as (\w+)*",
         ) from None
     except OSError as error:
-        raise TraceError(NAMES, f" {shown(pattern.pattern)}: could not be matched ({shown(str(error))})") from None
+        raise TraceError(NAMES, f" {quoted(pattern.pattern)}: could not be matched ({shown(str(error))})") from None
     if done.returncode < 0:
-        raise TraceError(NAMES, f" {shown(pattern.pattern)}: the process that matched it was ended by signal {-done.returncode}")
+        raise TraceError(NAMES, f" {quoted(pattern.pattern)}: the process that matched it was ended by signal {-done.returncode}")
     if done.returncode:
         raise RuntimeError(f"the process that matches names failed: {done.stderr}")
     return dict(zip(names, json.loads(done.stdout), strict=True))

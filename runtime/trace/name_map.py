@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aprgraph.graph.arguments import NAMES
-from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.errors import TraceError, quoted, shown
 from aprgraph.graph.regular_expression import compile_expression
 from aprgraph.graph.stage_parts import stage_or_part
 from aprgraph.graph.words import listed
@@ -99,7 +99,7 @@ class NameMap:
                 none = f"{idle[0].label} matches no array" if one else f"{FILE_MARK}{file}: none of its {len(rules)} rules matches an array"
                 raise TraceError(NAMES, f" {none}: {held}; the whole name has to match, from a dot or slash on")
             if idle:
-                which = listed((f"line {one.line} {shown(one.text)}" for one in idle), _SHOWN)
+                which = listed((f"line {one.line} {quoted(one.text)}" for one in idle), _SHOWN)
                 sentences.append(f"{len(idle)} of the {len(rules)} rules of {file} match no array: {which}")
         return tuple(sentences)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from aprgraph.graph.arguments import NAMES
-from aprgraph.graph.errors import TraceError, shown
+from aprgraph.graph.errors import TraceError, quoted, shown
 from aprgraph.graph.near_names import did_you_mean_path
 from aprgraph.runtime.trace.names import NameRules
 
@@ -36,7 +36,7 @@ class WrittenRule:
     @property
     def label(self) -> str:
         """What messages call it: ``'x=lm_head'``, or ``'x=lm_head' in rules.txt, line 3``."""
-        return shown(self.text) if self.file is None else f"{shown(self.text)} in {self.file}, line {self.line}"
+        return quoted(self.text) if self.file is None else f"{quoted(self.text)} in {self.file}, line {self.line}"
 
 
 def written_rules(rules: NameRules) -> tuple[WrittenRule, ...]:

@@ -76,6 +76,15 @@ def test_a_plan_that_cannot_be_is_the_error_of_plans() -> None:
         make_passes("insert-taps{taps=ffn_gat}")
 
 
+def test_taps_that_the_model_lacks_are_answered_with_its_own_stages() -> None:
+    """Not with those of all families, among which ffn_gate would be the nearest."""
+    with pytest.raises(PlanError) as caught:
+        make_passes("insert-taps{taps=ffn_gat}", None, lambda: {"ffn_up", "lm_head"})
+    message = str(caught.value)
+    assert "('ffn_gate' is not in this model)" in message
+    assert "this model's stages are: ffn_up, lm_head, or 'all'" in message
+
+
 def test_a_pipeline_of_text_runs() -> None:
     graph = run_passes(graph_of(TOY), make_passes("all-positions,insert-taps{taps=final_norm,lm_head keep-outputs},prune"))
     assert graph.outputs == ("tap.final_norm", "tap.lm_head", "lm_head")

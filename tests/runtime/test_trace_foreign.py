@@ -349,6 +349,15 @@ def test_a_map_without_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.contract("CAPTURE-FILES-2")
+def test_rules_are_quoted_as_they_were_typed(tmp_path: Path) -> None:
+    """In a regular expression a doubled backslash is another one."""
+    np.savez(tmp_path / "a.npz", mlp=NORM)
+    for rule, quote in ((r"m\wp=layer0.ffn_outt", "'"), (r"(?:it's|m\wp)=lm_heed", '"')):
+        with pytest.raises(TraceError) as caught:
+            Trace.open(tmp_path / "a.npz", names=[rule])
+        assert f"{quote}{rule}{quote}" in str(caught.value)
+
+
 def test_a_file_of_rules(tmp_path: Path) -> None:
     """It does what the rules do one by one; what it holds beyond them is said."""
     ours = save(tmp_path / "a.npz", {"layer0.ffn_out": OUT, "layer0.attn_norm": NORM})

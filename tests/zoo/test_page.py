@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.zoo.__main__ import main
 from tests.zoo.check import Finding, Result
 from tests.zoo.explained import EXPLAINED_BY, UNEXPLAINED
 from tests.zoo.faults import FAULTS
@@ -28,6 +29,16 @@ def test_every_fault_has_a_family() -> None:
     """The rows of each family are looked at in suite.py."""
     sections = parse_sections(PAGE.read_text(encoding="utf-8"))
     assert {row.fault for section in sections.values() for row in parse_rows(section)} == {fault.name for fault in FAULTS}
+
+
+def test_the_zoo_asks_what_is_meant_before_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, code in (["--help"], 0), (["lama"], 2):
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+        assert left.value.code == code
+    said = capsys.readouterr()
+    assert "FAMILY" in said.out
+    assert "no family 'lama'; expected some of llama, " in said.err
 
 
 def test_every_family_has_a_file_of_tests() -> None:

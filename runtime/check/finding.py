@@ -74,6 +74,10 @@ _RULES: tuple[tuple[str, Level, str, str], ...] = (
     ("weight-absurd", _W, "weights hold values out of all proportion to the others", _AGAIN),
     ("weight-large", _W, "weights are larger than a network's are", _AGAIN),
     (
+        "weight-other-float", _E, "weights are the bits of one 16-bit format, read as those of the other",
+        "correct the type where it is said, or convert the model again: whoever wrote the file took BF16 for F16, or F16 for BF16",
+    ),
+    (
         "weight-scale", _W, "weights are of another size than those of the other layers",
         "compare with the checkpoint: was a factor applied twice, or not at all?",
     ),

@@ -24,6 +24,8 @@ LONGEST_ROW = 1 << 26
 _SAMPLE = 4096
 #: A vector of at most so many elements is kept as values.
 _VALUES = 1 << 20
+#: Elements of each chunk of a matrix in F16, BF16 or F32, and of all, that are kept as values.
+_SOME, _MOST_SOME = 1024, 1 << 14
 #: Called with the number of bytes that were read since the last call.
 Progress = Callable[[int], None]
 #: Finds where a tensor's scales of a field, or its elements, are of an octave or above: (tensor, field, octave).
@@ -32,7 +34,8 @@ Locate = Callable[[TensorInfo, str, int], list[Place]]
 
 @dataclass(frozen=True)
 class SurveyedTensor:
-    """A tensor and its matrices: one, or one for each expert; of a vector that is not too long also its ``values``.
+    """A tensor and its matrices: one, or one for each expert; of a vector that is not too long also its ``values``;
+    ``some`` are elements from all over a matrix of a plain format.
 
     ``sample`` differs between tensors that differ in the bytes that were sampled.
     """
@@ -41,6 +44,7 @@ class SurveyedTensor:
     matrices: tuple[SurveyedMatrix, ...]
     sample: int
     values: npt.NDArray[np.float64] | None = None
+    some: npt.NDArray[np.float32] | None = None
 
     def octaves(self, field: str) -> npt.NDArray[np.int64]:
         """The histogram of a field over all matrices."""
@@ -84,15 +88,17 @@ class Surveyor:
         units = columns // info.format.elements if info.format.arrives_in_blocks else columns
         matrices: list[SurveyedMatrix] = []
         values = None
-        sample = 0
+        sample, some = 0, list[npt.NDArray[np.float32]]()
         for part in self._parts(info):
             if part.matrix == len(matrices):
                 matrices.append(SurveyedMatrix.empty(part.matrix, rows, columns, units))
             sample = zlib.crc32(part.raw.reshape(-1)[:_SAMPLE].data, sample)
             _look_at(matrices[-1], info, part)
+            if info.format.is_plain and len(some) * _SOME < _MOST_SOME:
+                some.append(_first(info, part.raw))
             if math.prod(info.dims[:-1]) == 1 and columns <= _VALUES:
                 values = decode_reference(info.format, part.raw, (columns,))
-        return SurveyedTensor(info, tuple(matrices), sample, values)
+        return SurveyedTensor(info, tuple(matrices), sample, values, np.concatenate(some) if some else None)
 
     def locate(self, info: TensorInfo, field: str, octave: int) -> list[Place]:
         """See ``Locate``."""
@@ -131,6 +137,14 @@ def _look_at(found: SurveyedMatrix, info: TensorInfo, part: _Part) -> None:
         scan_blocks(found, info.format, part.raw, part.row)
     else:
         scan_plain(found, *_plain(info, part.raw), part.row)
+
+
+def _first(info: TensorInfo, raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """The first elements of some rows of a plain format."""
+    size = info.format.block_bytes // info.format.elements
+    first = np.ascontiguousarray(raw.reshape(-1)[: _SOME * size])
+    with np.errstate(invalid="ignore"):  # a NaN that says so whenever it is converted
+        return np.asarray(decode_reference(info.format, first, (first.size // size,)), np.float32)
 
 
 def _plain(info: TensorInfo, raw: npt.NDArray[np.uint8]) -> tuple[str, npt.NDArray[np.uint8]]:

@@ -9,6 +9,7 @@ import numpy as np
 from aprgraph.graph.words import shape_text
 from aprgraph.runtime.check.describe import describe_nonfinite, describe_places
 from aprgraph.runtime.check.finding import Finding
+from aprgraph.runtime.check.other_float import judge_bits
 from aprgraph.runtime.check.survey import Locate, SurveyedTensor
 from aprgraph.runtime.check.surveyed_matrix import LEAST_UNITS
 from aprgraph.runtime.check.vector_rules import divides_frequencies, judge_vector
@@ -34,6 +35,7 @@ def judge_tensor(found: SurveyedTensor, locate: Locate) -> Iterator[Finding]:
         yield from judge_vector(found)
         return
     yield from _judge_magnitudes(found, locate)
+    yield from judge_bits(found)
     if all(not matrix.varied for matrix in found.matrices):
         yield Finding.of("weight-constant", info.name, f"all of its {shape_text(info.dims)} elements are {found.matrices[0].value:.6g}")
     elif info.format.is_plain and not any(matrix.normal for matrix in found.matrices):

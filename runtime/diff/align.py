@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from aprgraph.graph.arguments import TOKENS
@@ -50,17 +51,25 @@ class Pair:
 
     def load(self, trace_a: Trace, trace_b: Trace) -> tuple[F32, F32]:
         """Both tensors, of ``shape``, memory-mapped where possible. Raises TraceError that names the damaged file."""
-        assert self.a is not None
-        assert self.b is not None
+        return self._load("a", trace_a.load), self._load("b", trace_b.load)
+
+    def load_unverified(self, trace_a: Trace, trace_b: Trace) -> tuple[F32, F32]:
+        """As ``load``, but those that are to be described yet are read by no one before the caller."""
+        one, other = (
+            trace.load_unverified if entry is not None and trace.is_to_be_described(entry) else trace.load
+            for trace, entry in ((trace_a, self.a), (trace_b, self.b))
+        )
+        return self._load("a", one), self._load("b", other)
+
+    def _load(self, side: str, load: Callable[[TraceEntry], F32]) -> F32:
+        entry = self.a if side == "a" else self.b
+        assert entry is not None
         assert self.shape is not None
-        sides = []
-        for name, trace, entry in (("a", trace_a, self.a), ("b", trace_b, self.b)):
-            values = trace.load(entry)
-            if self.last_of == name:
-                assert self.position_axis is not None
-                values = values.take([-1], axis=self.position_axis)
-            sides.append(values.reshape(self.shape))
-        return sides[0], sides[1]
+        values = load(entry)
+        if self.last_of == side:
+            assert self.position_axis is not None
+            values = values.take([-1], axis=self.position_axis)
+        return values.reshape(self.shape)
 
 
 def check_tokens(a: Trace, b: Trace) -> None:

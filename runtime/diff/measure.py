@@ -16,7 +16,7 @@ from aprgraph.runtime.diff.indices import IndexMetrics, compare_indices
 from aprgraph.runtime.diff.logits import LogitMetrics, compare_logits
 from aprgraph.runtime.diff.margins import judge_choices
 from aprgraph.runtime.diff.masked_places import SCORES, WithoutFills, hidden_places, may_hold_fills
-from aprgraph.runtime.diff.metrics import BLOCK, TensorMetrics, compare_blocks, compare_tensors
+from aprgraph.runtime.diff.metrics import BLOCK, TensorMetrics, compare_blocks, compare_described, compare_tensors
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.reservations import RECORDED
 from aprgraph.runtime.diff.shapes import ShapedTrace
@@ -91,12 +91,13 @@ class Measurer:
             return Measured(State.UNMEASURED, tolerance.limit, pair.missing)
         if pair.mismatch is not None:
             return Measured(State.SHAPE, tolerance.limit, pair.mismatch)
-        a, b = pair.load(self._a.trace, self._b.trace)
         if kind_of(pair.key.stage) is StageKind.INDEX:
-            return self._ids(pair, a, b, tolerance)
+            return self._ids(pair, *pair.load(self._a.trace, self._b.trace), tolerance)
         slots = find_slots(self._a, self._b, pair)
         if slots is None:
-            return self._without_fills(pair, a, b, self._values(pair, a, b, tolerance), tolerance)
+            a, b, numbers = self._read(pair)
+            return self._without_fills(pair, a, b, self._values(pair, a, b, tolerance, numbers), tolerance)
+        a, b = pair.load(self._a.trace, self._b.trace)
         if slots.left_out == slots.taken.size:
             return Measured(State.UNMEASURED, tolerance.limit, "the two sides chose no expert in common")
         blocks = _blocks(a, b, range(len(a)), slots)
@@ -131,8 +132,24 @@ class Measurer:
             blocks = ((left.take(kept, axis), right.take(kept, axis)) for left, right in _blocks(a, b, range(len(a)), None))
         return compare_blocks(rest, blocks, position_axis=axis)
 
-    def _values(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance) -> Measured:
-        metrics = compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
+    def _read(self, pair: Pair) -> tuple[F32, F32, TensorMetrics]:
+        """Both tensors and their numbers. Whether they are what the manifests describe is looked at in the same pass."""
+        traces = self._a.trace, self._b.trace
+        if pair.last_of is not None:
+            a, b = pair.load(*traces)
+            return a, b, compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
+        assert pair.a is not None
+        assert pair.b is not None
+        asked = traces[0].is_to_be_described(pair.a), traces[1].is_to_be_described(pair.b)
+        a, b = pair.load_unverified(*traces)
+        metrics, found = compare_described(a, b, structured=pair.structured, position_axis=pair.position_axis, described=asked)
+        for is_asked, trace, entry, values, statistics in zip(asked, traces, (pair.a, pair.b), (a, b), found, strict=True):
+            if is_asked:
+                trace.settle(entry, values, statistics)
+        return a, b, metrics
+
+    def _values(self, pair: Pair, a: F32, b: F32, tolerance: Tolerance, numbers: TensorMetrics | None = None) -> Measured:
+        metrics = numbers or compare_tensors(a, b, structured=pair.structured, position_axis=pair.position_axis)
         return self._judge(pair, metrics, tolerance, compare_logits(a, b, self._top) if is_logits(pair.key.stage) else None)
 
     def _without_fills(self, pair: Pair, a: F32, b: F32, found: Measured, tolerance: Tolerance) -> Measured:

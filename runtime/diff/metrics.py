@@ -21,6 +21,7 @@ import numpy as np
 
 from aprgraph.runtime.diff.sums import F64, Sums, cuts
 from aprgraph.runtime.trace.aprt import F32, give_back
+from aprgraph.runtime.trace.statistics import Statistics, statistics_from_sums
 
 #: Elements of one piece: its float64 buffers together, 3 MB, stay in the processor's cache, and one call's overhead is small beside
 #: its work.
@@ -38,8 +39,8 @@ SPARSE = 0.25
 class Concentration:
     """Where along one axis the error lies.
 
-    ``worst`` are the indices with most error energy, worst first (for channels: 1 % of them, at least one);
-    ``share`` is their part of the error energy and ``signal_share`` their part of the signal energy. ``local_nmse`` is
+    ``worst`` are the indices with most error energy, worst first (for channels: 1 % of them, at least one), none where there is no
+    error; ``share`` is their part of the error energy and ``signal_share`` their part of the signal energy. ``local_nmse`` is
     the largest local NMSE (module docstring) of any index, ``local_index`` that index.
     """
 
@@ -135,10 +136,17 @@ def compare_tensors(a: F32, b: F32, *, structured: bool = True, position_axis: i
     then. Memory beside the tensors: a few pieces and one number per row and channel. Of tensors that ``read_aprt`` mapped, only
     the pages that are being read are in memory.
     """
+    return compare_described(a, b, structured=structured, position_axis=position_axis, described=(False, False))[0]
+
+
+def compare_described(
+    a: F32, b: F32, *, structured: bool, position_axis: int | None, described: tuple[bool, bool]
+) -> tuple[TensorMetrics, tuple[Statistics | None, Statistics | None]]:
+    """As ``compare_tensors``, and the statistics of each side that ``described`` asks for; else None."""
     assert a.shape == b.shape
     columns = a.shape[-1] if a.ndim else 1
     rows = a.size // columns if columns else 0
-    sums = Sums(rows, columns, by_column=structured, piece=PIECE)
+    sums = Sums(rows, columns, by_column=structured, piece=PIECE, mapped=True, described=described)
     flat_a, flat_b = ((side if side.flags.c_contiguous else np.ascontiguousarray(side)).reshape(rows, columns) for side in (a, b))
     for cut in cuts(rows, columns, BLOCK):
         part_a, part_b = flat_a[cut], flat_b[cut]
@@ -147,7 +155,21 @@ def compare_tensors(a: F32, b: F32, *, structured: bool = True, position_axis: i
         give_back(part_b)
     found = _result(sums, a.shape, structured, position_axis)
     is_sparse = found.dead_channels and all(side.size - np.count_nonzero(side) > SPARSE * side.size for side in (a, b))
-    return replace(found, dead_channels=()) if is_sparse else found
+    statistics = tuple(
+        statistics_from_sums(
+            a.size,
+            sums.nan[side],
+            sums.inf[side],
+            sums.low[side],
+            sums.high[side],
+            sums.total[side],
+            float(sums.rows[1 + side].sum()) + sums.put_off_energy + sums.elsewhere[side],
+        )
+        if asked
+        else None
+        for side, asked in enumerate(described)
+    )
+    return replace(found, dead_channels=()) if is_sparse else found, (statistics[0], statistics[1])
 
 
 def compare_blocks(shape: tuple[int, ...], blocks: Iterable[tuple[F32, F32]], *, position_axis: int | None = 0) -> TensorMetrics:
@@ -168,7 +190,8 @@ def compare_blocks(shape: tuple[int, ...], blocks: Iterable[tuple[F32, F32]], *,
 
 def _result(sums: Sums, shape: tuple[int, ...], structured: bool, position_axis: int | None) -> TensorMetrics:
     count = math.prod(shape)
-    error, energy_a, energy_b = sums.rows.sum(axis=1).tolist()
+    error, *energies = sums.rows.sum(axis=1).tolist()
+    energy_a, energy_b = (energy + sums.put_off_energy for energy in energies)
     measured = sums.nonfinite < count
     first = sums.first_nonfinite if sums.first_mismatched is None else sums.first_mismatched
     signal = max(energy_a, energy_b)
@@ -234,6 +257,8 @@ def _rms(energy: float, count: int) -> float | None:
 
 def _concentration(error: F64, signal: F64, count: int) -> Concentration:
     total, total_signal = float(np.add.reduce(error)), float(np.add.reduce(signal))
+    if not total:
+        return Concentration(error.size, (), 0.0, 0.0, 0.0, 0)
     floor = total_signal / signal.size
     # Without any signal there is no error either: both sides are 0 everywhere.
     local = error / np.maximum(signal, floor) if floor else np.zeros_like(error)
@@ -248,7 +273,7 @@ def _concentration(error: F64, signal: F64, count: int) -> Concentration:
     return Concentration(
         size=error.size,
         worst=tuple(worst),
-        share=held / total if total else 0.0,
+        share=held / total,
         signal_share=held_signal / total_signal if total_signal else 0.0,
         local_nmse=float(local[most]),
         local_index=most,

@@ -5,6 +5,7 @@ They are added in an order that the shape alone decides, and by functions that n
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -23,6 +24,9 @@ _NARROW = 1024
 #: Longest vector of one dot product. From 10,001 elements on OpenBLAS uses threads, which would change the order of the
 #: additions, and which wait for each other for milliseconds where something else uses the processors.
 _DOT = 1 << 13
+#: Elements of a sum in float32, of which one has some 32 parts, so that it is off by no more than 1e-6; and squares that are summed so.
+_SHORT_DOT, _LEAST_SQUARE = 1024, 1e-24
+_ONES = np.ones(_SHORT_DOT, np.float32)
 
 
 class Sums:
@@ -34,9 +38,15 @@ class Sums:
     them that are NaN or Inf on one side and something else on the other. ``first_mismatched`` and ``first_nonfinite`` are the indices of
     the first ones in the flat matrix, None where there is none. ``largest`` is the largest square of the error, below 0
     where nothing was added, and ``largest_index`` its index in the flat matrix, the first of equals.
+
+    ``mapped`` says that what is added is there to the end. Then pieces that are bit for bit the same are in no sums by row and column until
+    others are not: where all are, ``put_off_energy`` is the sum of their squares. ``low``, ``high`` and ``total`` are of each side's finite
+    elements, where ``described`` asks for them.
     """
 
-    def __init__(self, rows: int, columns: int, *, by_column: bool, piece: int) -> None:
+    def __init__(
+        self, rows: int, columns: int, *, by_column: bool, piece: int, mapped: bool = False, described: tuple[bool, bool] = (False, False)
+    ) -> None:
         self.rows = np.zeros((3, rows))
         self.columns = np.zeros((3, columns if by_column else 0))
         self.bit_identical = True
@@ -48,7 +58,12 @@ class Sums:
         self.first_mismatched: int | None = None
         self.first_nonfinite: int | None = None
         self.largest, self.largest_index = -1.0, 0
+        self.low, self.high, self.total = [math.inf] * 2, [-math.inf] * 2, [0.0] * 2
         self._stride, self._by_column, self._piece = columns, by_column, piece
+        self._described = described
+        #: What is the same on both sides, with its place.
+        self._put_off: list[tuple[F32, Cut]] | None = [] if mapped else None
+        self.put_off_energy = 0.0
         self._buffer = np.empty(3 * min(piece, rows * columns))
 
     def add(self, a: F32, b: F32, where: Cut) -> None:
@@ -63,12 +78,17 @@ class Sums:
                 self._add_piece(a[cut], b[cut], at)
 
     def _add_piece(self, a: F32, b: F32, at: Cut) -> None:
+        same = _same_bits(a, b)
+        if same and self._put_off is not None and self._put_off_piece(a, at):
+            return
+        self._take_up()
         # The error, a and b lie one behind the other, so that each step is one call for all three.
         three = self._buffer[: 3 * a.size].reshape(3, *a.shape)
         np.copyto(three[1], a)
-        if _same_bits(a, b):
+        if same:
             energies = _by_row(three[1:2])
             if np.isfinite(energies).all():
+                self._describe((a,), three[1:2])
                 self._put(slice(1, 3), three[1:2], energies, at)
                 self._found(0.0, at[0].start, at[1].start)
                 return
@@ -81,10 +101,51 @@ class Sums:
             self._take_out_nonfinite(three[1], three[2], at)
             np.subtract(three[1], three[2], out=three[0])
             energies = _by_row(three)
+        else:
+            self._describe((a, b), three[1:])
         self._put(slice(0, 3), three, energies, at)
         squares = three[0] if self._by_column else np.multiply(three[0], three[0], out=three[0])
         row, column = divmod(int(squares.argmax()), a.shape[1])
         self._found(float(squares[row, column]), at[0].start + row, at[1].start + column)
+
+    def _put_off_piece(self, a: F32, at: Cut) -> bool:
+        """Leave a piece that is the same on both sides for later, if its elements are finite and their squares are numbers of float32."""
+        parts = [a[:, left : left + _SHORT_DOT] for left in range(0, a.shape[1], _SHORT_DOT)]
+        with np.errstate(over="ignore"):
+            squares = float(sum(np.vecdot(part, part).sum(dtype=np.float64) for part in parts))
+        if not _LEAST_SQUARE * a.size < squares < math.inf:
+            return False
+        if any(self._described):
+            total = float(sum(np.vecdot(part, _ONES[: part.shape[1]]).sum(dtype=np.float64) for part in parts))
+            for side in range(2):
+                self._tell(side, float(a.min()), float(a.max()), total)
+        assert self._put_off is not None
+        self._put_off.append((a, at))
+        self.put_off_energy += squares
+        self._found(0.0, at[0].start, at[1].start)
+        return True
+
+    def _take_up(self) -> None:
+        """Add what was put off: sums by row and column are needed, since the sides differ, or are no plain numbers."""
+        waiting, self._put_off, self.put_off_energy = self._put_off, None, 0.0
+        for a, at in waiting or ():
+            values = self._buffer[: a.size].reshape(1, *a.shape)
+            np.copyto(values[0], a)
+            self._put(slice(1, 3), values, _by_row(values), at)
+
+    def _describe(self, sides: tuple[F32, ...], wide: F64) -> None:
+        """Take what a manifest tells of elements, all of them finite; one side is given where both are the same."""
+        for number, (values, same) in enumerate(zip(sides, wide, strict=True)):
+            those = (0, 1) if len(sides) == 1 else (number,)
+            if any(self._described[side] for side in those):
+                # Of float32 half as many bytes are looked through.
+                low, high, total = float(values.min()), float(values.max()), float(np.add.reduce(same, axis=None))
+                for side in those:
+                    self._tell(side, low, high, total)
+
+    def _tell(self, side: int, low: float, high: float, total: float) -> None:
+        self.low[side], self.high[side] = min(self.low[side], low), max(self.high[side], high)
+        self.total[side] += total
 
     def _put(self, which: slice, values: F64, energies: F64, at: Cut) -> None:
         """Add the energies of ``values``, which become squares where sums by column are asked for."""
@@ -107,6 +168,9 @@ class Sums:
             self.nan[side] += int(nan.sum())
             self.inf[side] += int((~finite[side] & ~nan).sum())
             self.elsewhere[side] += float(np.square(values[finite[side] & ~both]).sum())
+            if self._described[side] and finite[side].any():
+                there = values[finite[side]]
+                self._tell(side, float(there.min()), float(there.max()), float(there.sum()))
         mismatched = ~both & ~((a == b) | (np.isnan(a) & np.isnan(b)))
         self.mismatched += int(mismatched.sum())
         self.nonfinite += int((~both).sum())
@@ -143,7 +207,7 @@ def _pieces(rows: int, columns: int, size: int) -> Iterator[Cut]:
 def _same_bits(a: F32, b: F32) -> bool:
     """Whether two pieces are equal bit for bit."""
     bits_a, bits_b = a.view(np.uint32), b.view(np.uint32)
-    return bool((bits_a[0, :_GLANCE] == bits_b[0, :_GLANCE]).all()) and bool((bits_a == bits_b).all())
+    return bool((bits_a[0, :_GLANCE] == bits_b[0, :_GLANCE]).all()) and np.array_equal(bits_a, bits_b)
 
 
 def _by_row(values: F64) -> F64:

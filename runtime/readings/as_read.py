@@ -11,6 +11,7 @@ from aprgraph.runtime.readings.reading import Reading
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.statistics import Statistics
 
 
 class TraceAsRead(Trace):
@@ -50,6 +51,14 @@ class TraceAsRead(Trace):
     def load_unverified(self, entry: TraceEntry) -> F32:
         """As ``load``; see ``Trace.load_unverified``."""
         return self._as_read(self._trace.load_unverified(self._originals[entry.key]), entry)
+
+    def is_to_be_described(self, entry: TraceEntry) -> bool:
+        """See ``Trace.is_to_be_described``: of what has a reading other values are described."""
+        return entry.key not in self._readings and self._trace.is_to_be_described(self._originals[entry.key])
+
+    def settle(self, entry: TraceEntry, values: F32, found: Statistics | None = None) -> None:
+        """See ``Trace.settle``."""
+        self._trace.settle(self._originals[entry.key], values, found)
 
     def _as_read(self, values: F32, entry: TraceEntry) -> F32:
         if entry.key not in self._readings:

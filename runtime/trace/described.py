@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from decimal import Decimal
 
 import numpy as np
@@ -20,26 +19,14 @@ _EXACT, _ROUGH = 1e-6, 1e-3
 _FEW_DIGITS = 9
 
 
-class _Latest(threading.local):
-    """The large tensor that was found as described last: what two runs recorded alike has to be read through once."""
-
-    values: F32 | None = None
-    statistics: Statistics | None = None
-
-
-_latest = _Latest()
-
-
-def why_not_described(values: F32, statistics: Statistics) -> str | None:
-    """How ``values`` are not what ``statistics`` say, in words; None where they are, as exactly as the statistics are."""
-    flat = values.reshape(-1)
-    if flat.size > _STEP and statistics == _latest.statistics and _latest.values is not None and _are_same(flat, _latest.values):
-        return None
+def why_not_described(values: F32, statistics: Statistics, found: Statistics | None = None) -> str | None:
+    """How ``values`` are not what ``statistics`` say, in words; None where they are, as exactly as the statistics are. ``found`` are those
+    of ``values``, where they are known.
+    """
+    if found is not None:
+        return _why_not(found, statistics)
     with np.errstate(invalid="ignore"):  # Inf and -Inf, whose sum is NaN
-        why_not = _why_not(_statistics(flat), statistics)
-    if why_not is None and flat.size > _STEP:
-        _latest.values, _latest.statistics = flat, statistics
-    return why_not
+        return _why_not(_statistics(values.reshape(-1)), statistics)
 
 
 def _why_not(found: Statistics, statistics: Statistics) -> str | None:
@@ -83,20 +70,6 @@ def _statistics(flat: F32) -> Statistics:
             return compute_statistics(flat)
         give_back(flat[start:end])
     return statistics_from_sums(flat.size, 0, 0, low, high, total, squares)
-
-
-def _are_same(a: F32, b: F32) -> bool:
-    """Whether two flat tensors are equal bit for bit."""
-    if a.size != b.size:
-        return False
-    bits_a, bits_b = np.asarray(a).view(np.uint32), np.asarray(b).view(np.uint32)
-    for start in range(0, a.size, _GIVEN_BACK):
-        end = min(start + _GIVEN_BACK, a.size)
-        if not all(np.array_equal(bits_a[at : min(at + _STEP, end)], bits_b[at : min(at + _STEP, end)]) for at in range(start, end, _STEP)):
-            return False
-        for side in (a, b):
-            give_back(side[start:end])
-    return True
 
 
 def _is_of_float64(value: float) -> bool:

@@ -26,6 +26,7 @@ from aprgraph.runtime.trace.entry_frame import frame_of_entries
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER, QK_ROWS, TraceEntry, TraceInfo, read_manifest
 from aprgraph.runtime.trace.manifest_graph import graph_of_text, why_no_graph
 from aprgraph.runtime.trace.names import NameRules, find_place, place_in
+from aprgraph.runtime.trace.statistics import Statistics
 from aprgraph.runtime.trace.unread_files import Unread, beside_manifest
 from aprgraph.runtime.trace.without_manifest import read_without_manifest
 
@@ -175,15 +176,27 @@ class Trace(Shown):
     def load(self, entry: TraceEntry) -> F32:
         """The tensor of ``entry``; see ``tensor``. That it has the statistics that the manifest gives is looked at once."""
         values = self.load_unverified(entry)
-        if entry.statistics is not None and entry.file is not None and entry.file not in self._described:
-            self._described.add(entry.file)
-            why_not = why_not_described(values, entry.statistics)
-            if why_not is not None:
-                raise TraceError(
-                    f"{self._prefix + entry.file} is not the tensor that the manifest describes: {why_not}; it was damaged or exchanged "
-                    "after it was recorded: copy it again, or record it again"
-                )
+        if self.is_to_be_described(entry):
+            self.settle(entry, values)
         return values
+
+    def is_to_be_described(self, entry: TraceEntry) -> bool:
+        """Whether a tensor has statistics in the manifest that were not looked at yet: ``settle`` does that after ``load_unverified``."""
+        return entry.statistics is not None and entry.file is not None and entry.file not in self._described
+
+    def settle(self, entry: TraceEntry, values: F32, found: Statistics | None = None) -> None:
+        """Hold the tensor of an entry that is to be described against its statistics; ``found`` are those of ``values``, where they are
+        known. Raises TraceError.
+        """
+        assert entry.file is not None
+        assert entry.statistics is not None
+        self._described.add(entry.file)
+        why_not = why_not_described(values, entry.statistics, found)
+        if why_not is not None:
+            raise TraceError(
+                f"{self._prefix + entry.file} is not the tensor that the manifest describes: {why_not}; it was damaged or exchanged "
+                "after it was recorded: copy it again, or record it again"
+            )
 
     def load_unverified(self, entry: TraceEntry) -> F32:
         """As ``load``, whatever the tensor's statistics are: for those who look at a few of its elements."""

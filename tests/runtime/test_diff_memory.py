@@ -77,13 +77,13 @@ class _Destroyer:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.destroyed = 0
         self._loaded: list[Tensor] = []
-        load = Trace.load
+        load = Trace.load_unverified
 
         def remember(trace: Trace, entry: TraceEntry) -> Tensor:
             self._loaded.append(load(trace, entry))
             return self._loaded[-1]
 
-        monkeypatch.setattr(Trace, "load", remember)
+        monkeypatch.setattr(Trace, "load_unverified", remember)
         for module in (metrics, measure):
             monkeypatch.setattr(module, "give_back", self.destroy)
 

@@ -181,3 +181,31 @@ def test_flat_ids_are_judged_only_where_that_is_certain() -> None:
     assert other.differing == 1
     assert same is not None
     assert same.bit_identical
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-30, 1e25])
+@pytest.mark.parametrize("differing", ["none", "last", "one side"])
+def test_what_is_equal_before_a_difference_counts(scale: float, differing: str) -> None:
+    """Sums over equal parts are put off: with a difference behind them they are those of tensors that differ everywhere."""
+    a = values(600, 700) * np.float32(scale)
+    b = a.copy()
+    if differing == "last":
+        b[-1, 5] *= 2
+    elif differing == "one side":
+        b[-1, 5] = np.nan
+    found = compare_tensors(a, b)
+    finite = np.isfinite(a) & np.isfinite(b)
+    wide, other = (np.where(finite, side, 0).astype(np.float64) for side in (a, b))
+    energy = np.square(wide).sum()
+    assert found.bit_identical == (differing == "none")
+    assert found.rms_a == pytest.approx(np.sqrt(np.square(a.astype(np.float64)).mean()), rel=1e-6)
+    assert found.nmse == pytest.approx(np.square(wide - other).sum() / np.maximum(energy, np.square(other).sum()), rel=1e-9)
+    assert found.cosine == pytest.approx(1.0, abs=1e-4)
+    if differing == "last":
+        assert found.channels is not None
+        assert found.positions is not None
+        columns = np.maximum(np.square(wide).sum(axis=0), np.square(other).sum(axis=0))
+        worst = list(found.channels.worst)
+        assert worst[0] == 5
+        assert found.channels.signal_share == pytest.approx(columns[worst].sum() / columns.sum(), rel=1e-9)
+        assert found.positions.worst == (599,)

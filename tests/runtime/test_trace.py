@@ -19,6 +19,7 @@ import pytest
 
 from aprgraph.graph.errors import TraceError
 from aprgraph.runtime.diff import diff
+from aprgraph.runtime.diff.classify import Class
 from aprgraph.runtime.output_file import write_text_atomically
 from aprgraph.runtime.trace import aprt
 from aprgraph.runtime.trace.aprt import write_aprt
@@ -317,16 +318,21 @@ def test_a_damaged_or_exchanged_file_is_not_what_the_manifest_describes(tmp_path
 
 
 @pytest.mark.contract("APRT-DESCRIBED-1")
-def test_of_two_runs_alike_the_damaged_one_is_told() -> None:
-    """What is equal to a tensor that was as described is not added up again; what is nearly equal is."""
+@pytest.mark.parametrize("special", [(), (np.nan, np.inf, -np.inf)])
+def test_of_two_runs_alike_the_damaged_one_is_told(tmp_path: Path, special: tuple[float, ...]) -> None:
+    """Also where both files are damaged alike: what a manifest says is looked at while they are compared."""
     tensor = values(512, 512)
-    exact = compute_statistics(tensor)
+    tensor[3, : len(special)] = special
     damaged = tensor.copy()
     damaged[-1] = 0.5
-    assert [why_not_described(one, exact) for one in (tensor, tensor.copy())] == [None, None]
-    assert str(why_not_described(damaged, exact)).startswith("its mean is ")
-    assert why_not_described(tensor[:-1], exact) is not None
-    assert why_not_described(tensor, exact) is None
+    a, b = (write_trace(tmp_path / name, {(0, "ffn_out"): tensor}) for name in "ab")
+    assert diff(a, b).rows[0].classification is Class.IDENTICAL
+    for both in (False, True):
+        for trace in (a, b) if both else (b,):
+            write_aprt(trace.directory / trace.entries[0].file, 0, damaged)
+        for one, other in ((a, b), (b, a)):
+            with pytest.raises(TraceError, match="is not the tensor that the manifest describes: its mean is "):
+                diff(one.directory, other.directory)
 
 
 @pytest.mark.contract("APRT-DESCRIBED-1")

@@ -1,4 +1,4 @@
-"""Files of arrays that other programs leave: NumPy's .npz and .npy, torch's .pt and .pth, .safetensors, and folders of them, by name.
+"""Files of arrays of other programs: NumPy's .npz and .npy, torch's .pt and .pth, .safetensors, ONNX's tensors, text, and folders of them.
 
 NumPy and torch read theirs, without running what a pickle in them says. Arrays stay in the file until they are asked for.
 """
@@ -21,6 +21,8 @@ import numpy as np
 from aprgraph.graph.errors import ModelFileError, TraceError, shown
 from aprgraph.graph.sources.room import available_memory
 from aprgraph.graph.words import shape_text
+from aprgraph.runtime.trace.number_files import is_number_file, is_printed, read_numbers, refuse_printed
+from aprgraph.runtime.trace.onnx_tensor import ONNX, read_onnx_tensor
 from aprgraph.runtime.trace.unread_files import Unread, explain, list_folder
 
 if TYPE_CHECKING:
@@ -65,8 +67,8 @@ class ArrayFiles(Mapping[str, Any]):
 
 
 def is_array_file(name: str) -> bool:
-    """Whether a file of this name holds arrays, by its ending."""
-    return PurePosixPath(name).suffix.lower() in (*NUMPY, *TORCH, *SAFETENSORS)
+    """Whether a file of this name holds arrays, by its ending; see ``is_number_file`` for those of text."""
+    return PurePosixPath(name).suffix.lower() in (*NUMPY, *TORCH, *SAFETENSORS, *ONNX)
 
 
 def open_array_file(path: Path) -> ArrayFiles:
@@ -81,15 +83,19 @@ def open_array_folder(folder: Path) -> tuple[ArrayFiles, list[Unread]]:
     """
     readers: dict[str, Callable[[], Any]] = {}
     unread = []
-    for file in list_folder(folder).files:
+    files = list_folder(folder).files
+    # Text beside arrays says something of them.
+    as_text = set() if any(map(is_array_file, files)) else {file for file in files if is_number_file(folder / file)}
+    for file in files:
         stem = str(PurePosixPath(file).with_suffix(""))
         problem, found = None, {}
-        if is_array_file(file):
+        if is_array_file(file) or file in as_text:
             try:
                 found = _readers_of(folder / file, stem, f"{stem}.")
             except TraceError as error:
                 problem = str(error).removeprefix(f"{folder / file}: ")
-        if not found and (one := explain(folder, file, problem)) is not None:
+        one = Unread(file, problem) if problem is not None and file in as_text else explain(folder, file, problem) if not found else None
+        if one is not None:
             unread.append(one)
         for name, reader in found.items():
             if name in readers:
@@ -107,6 +113,13 @@ def _readers_of(path: Path, alone: str, before: str) -> dict[str, Callable[[], A
     if suffix in SAFETENSORS:
         tensors = _open_safetensors(path)
         return {before + name: _stored(tensor) for name, tensor in tensors.items()}
+    if suffix in ONNX:
+        name, array = read_onnx_tensor(path)
+        return {name or alone: _constant(array)}  # of a whole model no two have one name
+    if suffix not in NUMPY:
+        if not is_number_file(path, objects=True) and is_printed(path):
+            raise refuse_printed(path)
+        return {before + name if name else alone: _constant(array) for name, array in read_numbers(path).items()}
     _require_beginning(path, suffix)
     if suffix == ".npy":
         array = _guarded(path, lambda: np.load(path, mmap_mode="r", allow_pickle=False))

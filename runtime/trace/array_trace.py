@@ -22,6 +22,7 @@ from aprgraph.runtime.trace.from_arrays import fit_arrays, read_fitted, read_nam
 from aprgraph.runtime.trace.joined_parts import Parts, whole_of, why_not_whole
 from aprgraph.runtime.trace.manifest import TraceEntry, TraceInfo
 from aprgraph.runtime.trace.name_map import EXAMPLE, LEFT_OUT, NameMap
+from aprgraph.runtime.trace.onnx_tensor import ONNX
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.unread_files import Unread, name_of_place, suggest_place
 
@@ -61,7 +62,9 @@ class ArrayTrace(Trace):
         alone = {name: lacking[whole] for place, name in every.items() if (whole := whole_of(place)) in lacking}
         read = {*places.values(), *self.left_out, tokens[0]}
         unread = [Unread(name, alone[name], kind="array") if name in alone else _unread(name) for name in arrays if name not in read]
-        by = {**dict.fromkeys(TORCH, "torch"), **dict.fromkeys(SAFETENSORS, "safetensors")}.get(path.suffix.lower(), "numpy")
+        by = {**dict.fromkeys(TORCH, "torch"), **dict.fromkeys(SAFETENSORS, "safetensors"), **dict.fromkeys(ONNX, "onnx")}.get(
+            path.suffix.lower(), "numpy"
+        )
         info = TraceInfo({}, by, tokens[1], fitted.plan, fitted.positions, "", {})
         super().__init__(path, entries, info, [*unread, *strangers], has_manifest=False)
 

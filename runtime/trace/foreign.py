@@ -14,6 +14,7 @@ from aprgraph.runtime.trace.aprt import HEADER, MAGIC
 from aprgraph.runtime.trace.array_files import is_array_file, open_array_file, open_array_folder
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
 from aprgraph.runtime.trace.names import NameRules
+from aprgraph.runtime.trace.number_files import is_number_file, is_printed
 from aprgraph.runtime.trace.saved_logits import SavedLogits, is_saved_logits
 from aprgraph.runtime.trace.single_positions import SinglePositions, check_device, is_single_positions
 from aprgraph.runtime.trace.unread_files import list_folder
@@ -42,7 +43,7 @@ def open_foreign(path: Path, names: NameMap | None = None) -> Trace | None:
         if not path.is_dir():
             return ArrayTrace(path, open_array_file(path), rules)
         arrays, strangers = open_array_folder(path)
-        damaged = [one for one in strangers if is_array_file(one.file)]
+        damaged = [one for one in strangers if is_array_file(one.file) or is_number_file(path / one.file)]
         if damaged and not arrays:
             more = and_more(damaged[1:])
             raise TraceError(f"{path}: none of its files of arrays can be read: {damaged[0].file} {damaged[0].why}{more and f';{more}'}")
@@ -58,11 +59,15 @@ def open_foreign(path: Path, names: NameMap | None = None) -> Trace | None:
 def holds_arrays(path: Path) -> bool:
     """Whether ``path`` is a file of arrays, or a folder with such files that is nothing else. Raises TraceError."""
     if not path.is_dir():
-        return is_array_file(path.name) and path.is_file() and not _is_aprt(path)
+        if not path.is_file() or _is_aprt(path):
+            return False
+        return is_array_file(path.name) or is_number_file(path, objects=True) or is_printed(path)
     if any((path / name).exists() for name in _OTHERS):
         return False
     files = list_folder(path).files
-    return any(map(is_array_file, files)) and not any(map(is_place_of_stage, files))
+    if any(map(is_place_of_stage, files)):
+        return False
+    return any(map(is_array_file, files)) or any(is_number_file(path / file) for file in files)
 
 
 def is_foreign_file(path: Path) -> bool:

@@ -21,7 +21,24 @@ from aprgraph.runtime.trace.aprt import HEADER, MAGIC, WHOLE_MODEL, relative_pat
 
 SUFFIX = ".bin"
 #: Files that hold numbers, in forms that are not read here.
-_ARRAYS = (".npy", ".npz", ".pt", ".pth", ".safetensors", ".f32", ".f16", ".bf16", ".fp32", ".fp16", ".raw", ".dat", ".tensor", ".aprt")
+_ARRAYS = (
+    ".npy",
+    ".npz",
+    ".pt",
+    ".pth",
+    ".safetensors",
+    ".pb",
+    ".tensorproto",
+    ".f32",
+    ".f16",
+    ".bf16",
+    ".fp32",
+    ".fp16",
+    ".raw",
+    ".dat",
+    ".tensor",
+    ".aprt",
+)
 #: Files that hold none, whatever their name.
 _OTHERS = (".json", ".txt", ".md", ".log", ".csv", ".html", ".svg", ".png", ".dot", ".py", ".sh", ".yaml", ".yml", ".toml", ".gguf", ".tmp")
 #: A tensor lies at most two folders deep; those of other programs may lie deeper (layers/0/mlp/down_proj.npy).

@@ -232,6 +232,11 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("phi3-f32-window", lambda config: config.update(rope_scaling={"type": "yarn", "factor": 2.0}, rope_parameters=None), "of the kind 'yarn'"),
         ("qwen2-f32-yarn", lambda config: config.update(hidden_act=None), "hidden_act is null, which the class of transformers (qwen2) refuses"),
         ("gemma2-f32", lambda config: config.update(query_pre_attn_scalar=None), "query_pre_attn_scalar is null, which"),
+        ("llama-f32-linear", lambda config: config.update(tie_word_embeddings=None), "tie_word_embeddings is null, which"),
+        ("qwen3-f32", lambda config: config.update(use_sliding_window=None), "use_sliding_window is null, which"),
+        ("qwen3-f32", lambda config: config.update(head_dim=None), "head_dim is null, which the class of transformers (qwen3) refuses"),
+        ("qwen2moe-f32", lambda config: config.update(decoder_sparse_step=None), "decoder_sparse_step is null, which"),
+        ("deepseek3-f32", lambda config: config.update(n_group=None), "n_group is null, which the class of transformers (deepseek_v3)"),
         ("granite-f32", lambda config: config.update(residual_multiplier=None), "residual_multiplier is null, which"),
         ("gpt-oss-f32", lambda config: config.update(sliding_window=None), "sliding_window is null, which"),
         ("gemma3-f32", lambda config: config.update(use_bidirectional_attention=True), "use_bidirectional_attention is True"),
@@ -417,6 +422,31 @@ def test_errors_name_fields_as_the_file_does(name: str, edit: dict[str, Any], wo
 
 
 @pytest.mark.contract("FILE-HF-3")
+@pytest.mark.contract("FILE-HF-1")
+@pytest.mark.parametrize(("name", "changed"), [
+    ("nemotron-f32", {"head_dim": None}),  # of the heads' number and the hidden size
+    ("stablelm-f32", {"head_dim": None}),
+    ("qwen3-f32", {"n_group": None, "topk_group": None}),  # which the class does not read
+    ("granite-f32", {"use_sliding_window": None}),
+    ("qwen2-f32-yarn", {"sliding_window": None}),
+])  # fmt: skip
+def test_null_is_taken_where_transformers_takes_it(name: str, changed: dict[str, None], tmp_path: Path) -> None:
+    """transformers 5.24.0 gives the logits of the unchanged file there."""
+    folder = write_checkpoint(name, tmp_path)
+    before = print_graph(build_graph(load_model(folder)))
+    change(folder, lambda config: config.update(changed))
+    assert print_graph(build_graph(load_model(folder))) == before
+
+
+def test_groups_of_experts_that_the_class_does_not_read_are_ignored(tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3moe-f32", tmp_path)
+    before = print_graph(build_graph(load_model(folder)))
+    change(folder, lambda config: config.update(n_group=2, topk_group=1))
+    model = load_model(folder)
+    assert print_graph(build_graph(model)) == before
+    assert any("n_group is 2: ignored, as the class" in str(notice) for notice in model.notices)
+
+
 def test_null_is_no_cap(tmp_path: Path) -> None:
     folder = write_checkpoint("gemma2-f32", tmp_path)
     assert graph_text(folder).count("cap = ") > 1

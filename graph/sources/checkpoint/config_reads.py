@@ -29,6 +29,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "logits_scaling": _GRANITE,
     "query_pre_attn_scalar": _GEMMA,
     "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
+    **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", *_LATENT)),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA_ALL, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
         "starcoder2", "modernbert",
@@ -65,8 +66,26 @@ _NOT_NULL: tuple[str, ...] = (
     "hidden_act", "hidden_activation", "query_pre_attn_scalar", "attention_multiplier", "embedding_multiplier", "residual_multiplier",
     "logits_scaling", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "n_shared_experts", "use_qk_norm",
     "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias", "floor_scale", "attn_scale", "attn_temperature_tuning",
-    "interleave_moe_layer_step", "no_rope_layer_interval", "logit_scale", "use_parallel_residual",
+    "interleave_moe_layer_step", "no_rope_layer_interval", "logit_scale", "use_parallel_residual", "tie_word_embeddings",
+    "use_sliding_window",
 )  # fmt: skip
+#: Classes that take a null `head_dim` for the hidden size by the number of heads, or do not read it; the others refuse it.
+_HEAD_DIM_MAY_BE_NULL: tuple[str, ...] = (
+    "llama",
+    "mistral",
+    "mixtral",
+    "arcee",
+    "ernie4_5",
+    "nemotron",
+    "stablelm",
+    "starcoder2",
+    "gpt2",
+    "seed_oss",
+    *_BERT,
+    "modernbert",
+)
+#: Other fields that some classes refuse to be null.
+_NEEDED_BY: Mapping[str, tuple[str, ...]] = {"decoder_sparse_step": ("qwen2_moe", "qwen3_moe", "qwen3_next")}
 #: Fields that are true or false, and that transformers refuses to be anything else.
 _FLAGS: tuple[str, ...] = (
     "tie_word_embeddings", "tie_embedding", "attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias", "use_bias", "use_qkv_bias",
@@ -117,8 +136,9 @@ def require_values(config: Mapping[str, Any], kind: str, where: Path) -> None:
 
     Raises UnsupportedModelError for what the class computes otherwise by a field, and is not there yet.
     """
-    needed = (*_NOT_NULL, *(("sliding_window",) if kind in _NEED_WINDOW else ()))
-    name = next((one for one in needed if one in config and config[one] is None), None)
+    needed = {*_NOT_NULL, *(name for name, kinds in _NEEDED_BY.items() if kind in kinds)}
+    needed |= {*(("sliding_window",) if kind in _NEED_WINDOW else ()), *(() if kind in _HEAD_DIM_MAY_BE_NULL else ("head_dim",))}
+    name = next((one for one in config if one in needed and config[one] is None), None)
     if name is not None and kind in CLASS_DEFAULTS:
         raise ModelError(
             f"{where}: {name} is null, which the class of transformers ({kind}) refuses; give its value in a copy of the file, or take it "

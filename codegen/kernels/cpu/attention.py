@@ -2,9 +2,9 @@
 
 The three kernels run if scores or softmax are tapped, the fused one if not.
 
-A kernel computes one position at a time, for all query heads that share a KV head. The loops of a query end at the
+A kernel computes some positions at a time, for some query heads that share a KV head. The loops of a query end at the
 last key that it attends to, and the order of each sum depends only on the positions of the keys. So with a causal
-mask, later positions do not change a bit of earlier ones. The fused kernel emits the same loops for a row, and keeps
+mask, later positions do not change a bit of earlier ones. The fused kernel emits the same loops for a tile, and keeps
 scores and softmax in scratch memory in place of [H, n, t] buffers. So fusing changes no bit either.
 """
 
@@ -19,15 +19,16 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.attention_rows import (
     Heads,
     Row,
+    Tile,
+    clear_mix,
     emit_masked,
     emit_mix,
     emit_scores,
     emit_softmax,
     for_each_row,
-    largest_divisor,
+    for_each_tile,
+    heads_together,
     mask_of,
-    mix_together,
-    scores_together,
     size_of_heads,
     values_of,
 )
@@ -41,7 +42,7 @@ from aprgraph.graph.ir import TensorType
 def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
     """q [n, H·D], k [t, K·D] -> out [H, n, t]: q · k · scale, soft-capped if asked for; 0 at masked keys."""
     count, kv_heads, size = request.attr_int("heads"), request.attr_int("kv_heads"), size_of_heads(request)
-    heads = Heads(count, kv_heads, scores_together(count // kv_heads, cpu))
+    heads = Heads(count, kv_heads, heads_together(count // kv_heads, cpu))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -50,15 +51,21 @@ def attn_scores(request: KernelRequest, cpu: Cpu) -> Any:
         numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", (count, "n", "t"), "float32")
 
-        def body(row: Row) -> None:
+        def part(_number: Expr, row: Row, first: Expr, stop: Expr) -> None:
             def store(h: int, key: Expr, score: Expr) -> None:
                 assign(out, score, [row.first_head + h, row.position, row.first_key + key])
 
-            emit_scores(emitter, row, q, k, size, numbers, store)
+            emit_scores(emitter, row, (first, stop), q, k, size, numbers, store)
+
+        def masked(_number: Expr, row: Row) -> None:
             for h in range(heads.together):
                 emit_masked(row, out, row.first_head + h)
 
-        for_each_row(parameters, heads, mask_of(request, numbers), body)
+        def body(tile: Tile) -> None:
+            tile.for_each_part(part)
+            tile.for_each_row(masked)
+
+        for_each_tile(parameters, heads, mask_of(request, numbers), body)
 
     return build_function(request.symbol, emit)
 
@@ -90,7 +97,7 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
     """weights [H, n, t], v [t, K·V] -> out [n, H·V]: the weighted sum of v for each query, in the order of the keys."""
     weights_type, v_type = request.operands
     count, kv_heads, values = int(weights_type.dims[0]), request.attr_int("kv_heads"), values_of(request, v_type)
-    heads = Heads(count, kv_heads, mix_together(count // kv_heads, values.size, cpu))
+    heads = Heads(count, kv_heads, heads_together(count // kv_heads, cpu))
 
     def emit(parameters: Parameters) -> None:
         emitter = Emitter(cpu)
@@ -99,10 +106,17 @@ def attn_mix(request: KernelRequest, cpu: Cpu) -> Any:
         numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", count * values.size), "float32")
 
-        def body(row: Row) -> None:
-            emit_mix(emitter, row, values, lambda h, key: weights[row.first_head + h, row.position, row.first_key + key], v, out)
+        def part(_number: Expr, row: Row, first: Expr, stop: Expr) -> None:
+            def weight(h: int, key: Expr) -> Expr:
+                return weights[row.first_head + h, row.position, row.first_key + key]
 
-        for_each_row(parameters, heads, mask_of(request, numbers), body)
+            emit_mix(emitter, row, (first, stop), values, weight, v, out)
+
+        def body(tile: Tile) -> None:
+            tile.for_each_row(lambda _number, row: clear_mix(emitter, row, values, out))
+            tile.for_each_part(part)
+
+        for_each_tile(parameters, heads, mask_of(request, numbers), body)
 
     return build_function(request.symbol, emit)
 
@@ -120,35 +134,48 @@ def attention(request: KernelRequest, cpu: Cpu) -> Any:
         sinks = Sinks(emitter, parameters, request.operands[3:])
         numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", count * values.size), "float32")
-        rows = AttentionRows(emitter, request, numbers, sinks)
-        for_each_row(parameters, rows.heads, mask_of(request, numbers), lambda row: rows.emit(row, q, k, v, out))
+        tiles = AttentionTiles(emitter, request, numbers, sinks)
+        for_each_tile(parameters, tiles.heads, mask_of(request, numbers), lambda tile: tiles.emit(tile, q, k, v, out))
 
     return build_function(request.symbol, emit)
 
 
-class AttentionRows:
-    """Scores, softmax and mix of one row, with what lies between them in scratch memory."""
+class AttentionTiles:
+    """Scores, softmax and mix of one tile, with what lies between them in scratch memory."""
 
     def __init__(self, emitter: Emitter, request: KernelRequest, numbers: Mapping[str, Expr], sinks: Sinks) -> None:
         count, kv_heads, self._size = request.attr_int("heads"), request.attr_int("kv_heads"), size_of_heads(request)
-        self._values, share = values_of(request, request.operands[2]), count // kv_heads
-        together = min(scores_together(share, emitter.cpu), mix_together(share, self._values.size, emitter.cpu))
-        self.heads = Heads(count, kv_heads, largest_divisor(share, together))
+        self._values = values_of(request, request.operands[2])
+        self.heads = Heads(count, kv_heads, heads_together(count // kv_heads, emitter.cpu))
         self._emitter, self._numbers, self._sinks = emitter, numbers, sinks
 
-    def emit(self, row: Row, q: Buffer, k: Buffer, v: Buffer, out: Buffer) -> None:
-        """Emit the row."""
-        emitter = self._emitter
-        scores = RowMajor(scratch((self.heads.together, row.room)).elements, (i64(self.heads.together), row.seen))
-        emit_scores(emitter, row, q, k, self._size, self._numbers, lambda h, key, score: assign(scores, score, [i64(h), key]))
-        for h in range(self.heads.together):
-            sink = self._sinks.of(row.first_head + h)
-            emit_softmax(emitter, row, partial(_score_of, scores, h), scores, i64(h), i64(0), sink=sink)
-        emit_mix(emitter, row, self._values, lambda h, key: scores[i64(h), key], v, out)
+    def emit(self, tile: Tile, q: Buffer, k: Buffer, v: Buffer, out: Buffer) -> None:
+        """Emit the tile."""
+        emitter, together = self._emitter, self.heads.together
+        scores = RowMajor(scratch((tile.rows * together, tile.room)).elements, (tile.rows * together, tile.span))
+
+        def score(number: Expr, row: Row, first: Expr, stop: Expr) -> None:
+            def store(h: int, key: Expr, value: Expr) -> None:
+                assign(scores, value, [number * together + h, key])
+
+            emit_scores(emitter, row, (first, stop), q, k, self._size, self._numbers, store)
+
+        def softmax(number: Expr, row: Row) -> None:
+            clear_mix(emitter, row, self._values, out)
+            for h in range(together):
+                at = number * together + h
+                emit_softmax(emitter, row, partial(_score_of, scores, at), scores, at, i64(0), sink=self._sinks.of(row.first_head + h))
+
+        def mix(number: Expr, row: Row, first: Expr, stop: Expr) -> None:
+            emit_mix(emitter, row, (first, stop), self._values, lambda h, key: scores[number * together + h, key], v, out)
+
+        tile.for_each_part(score)
+        tile.for_each_row(softmax)
+        tile.for_each_part(mix)
 
 
-def _score_of(scores: Buffer, head: int, key: Expr) -> Expr:
-    return scores[i64(head), key]
+def _score_of(scores: Buffer, row: Expr, key: Expr) -> Expr:
+    return scores[row, key]
 
 
 class Sinks:

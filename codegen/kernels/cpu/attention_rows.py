@@ -1,4 +1,8 @@
-"""What CPU attention kernels are made of: a position's scores, softmax and mix, for heads that share a KV head."""
+"""What CPU attention kernels are made of: a position's scores, softmax and mix, for heads that share a KV head.
+
+Some positions are a tile, and meet some keys after the other: k and v come into the first-level cache once for all of them. No sum
+depends on that: each is continued where it was.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +15,17 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
+from aprgraph.codegen.kernels.cpu.vectors import store_vector, sums_of_lanes
 from aprgraph.codegen.kernels.elementwise import soft_capped
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, f32, i64, is_nan, only, registers
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.attention import is_causal, is_chunked, is_symmetric, value_size_of
 
 _KEYS_AT_ONCE = 4
+#: Registers for what is read, beside the sums.
+_OTHERS = 4
+#: Positions of a tile, and keys that they meet at once, whose k or v should stay in the first-level cache.
+_POSITIONS, _KEYS = 8, 64
 #: Head columns that a register buffer holds at once in the mix.
 _PIECE_LIMIT = 256
 
@@ -80,10 +89,7 @@ def size_of_heads(request: KernelRequest) -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """One position and one group of heads. The position may attend to ``seen`` keys of ``t``, from ``first_key`` on.
-
-    ``room`` is ``seen`` as sizes of scratch memory have to be given.
-    """
+    """One position and one group of heads. The position may attend to ``seen`` keys of ``t``, from ``first_key`` on."""
 
     heads: Heads
     mask: Mask
@@ -93,48 +99,116 @@ class Row:
     first_key: Expr
     seen: Expr
     t: Expr
+
+
+@dataclass(frozen=True)
+class Tile:
+    """``count`` positions from ``first`` on and one group of heads. They attend to ``span`` keys of ``t``, from ``first_key`` on.
+
+    ``rows`` and ``room`` are ``count`` and ``span`` as sizes of scratch memory have to be given.
+    """
+
+    heads: Heads
+    mask: Mask
+    first: Expr
+    count: Expr
+    first_head: Expr
+    kv_head: Expr
+    first_key: Expr
+    span: Expr
+    before: Expr
+    t: Expr
+    rows: Expr
     room: Expr
+
+    def for_each_row(self, body: Callable[[Expr, Row], None]) -> None:
+        """Emit ``body`` for every position, with its number in the tile."""
+        with T.serial(i64(0), self.count) as number:
+            position = self.first + number
+            first_key = self.mask.first_key(self.before + position)
+            seen = self.mask.stop(self.before + position, self.t) - first_key
+            position, first_key, seen = T.bind(position), T.bind(first_key), T.bind(seen)
+            body(number, Row(self.heads, self.mask, position, self.first_head, self.kv_head, first_key, seen, self.t))
+
+    def for_each_part(self, body: Callable[[Expr, Row, Expr, Expr], None]) -> None:
+        """Emit ``body`` for some keys after the other, and for every position the part of these that it attends to: from where to where,
+        counted from its own first key.
+        """
+
+        def part(block_of_keys: Expr, number: Expr, row: Row) -> None:
+            start = self.first_key + block_of_keys * _KEYS - row.first_key
+            first = T.bind(T.max(start, i64(0)))
+            body(number, row, first, T.bind(T.max(T.min(start + _KEYS, row.seen), first)))
+
+        with T.serial(i64(0), T.floordiv(self.span + (_KEYS - 1), i64(_KEYS))) as block_of_keys:
+            self.for_each_row(partial(part, block_of_keys))
+
+
+def for_each_tile(
+    parameters: Parameters,
+    heads: Heads,
+    mask: Mask,
+    body: Callable[[Tile], None],
+    *,
+    positions: int = _POSITIONS,
+    count: Expr | None = None,
+) -> None:
+    """Emit ``body`` for all positions, ``positions`` at a time, and every group of heads, in parallel; for the first ``count`` positions,
+    where that is given.
+    """
+    n, t = parameters.size("n"), parameters.size("t")
+    count = n if count is None else count
+    tiles = T.floordiv(count + (positions - 1), i64(positions))
+    with T.parallel(i64(0), tiles * heads.groups) as index:
+        first = _from_both_ends(T.floordiv(index, i64(heads.groups)), tiles) * positions
+        rows = T.min(count - first, i64(positions))
+        first_head = T.floormod(index, i64(heads.groups)) * heads.together
+        kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
+        first_key = mask.first_key(t - n + first)
+        room = mask.stop(t - n + first + rows - 1, t) - first_key
+        # As variables, for hundreds of indices hold them: written out in each, they are half of the time that TVM takes. But for
+        # the sizes of scratch memory, which TVM declares before any variable.
+        first, first_head, kv_head = T.bind(first), T.bind(first_head), T.bind(kv_head)
+        first_key, span, seen_rows, before = T.bind(first_key), T.bind(room), T.bind(rows), T.bind(t - n)
+        with block("tile"):
+            body(Tile(heads, mask, first, seen_rows, first_head, kv_head, first_key, span, before, t, rows, room))
 
 
 def for_each_row(
     parameters: Parameters, heads: Heads, mask: Mask, body: Callable[[Row], None], *, first: Expr | None = None, count: Expr | None = None
 ) -> None:
-    """Emit ``body`` for every position and group of heads, in parallel; of ``count`` positions from ``first`` on, where these are given.
-
-    Positions come from both ends in turn: threads take contiguous halves of the loop, and late positions see more keys.
-    """
+    """Emit ``body`` for every position and group of heads, in parallel; of ``count`` positions from ``first`` on, where these are given."""
     n, t = parameters.size("n"), parameters.size("t")
     count = n if count is None else count
     with T.parallel(i64(0), count * heads.groups) as index:
-        step = T.floordiv(index, i64(heads.groups))
-        half = T.floordiv(step, i64(2))
-        position = T.Select(T.floormod(step, i64(2)) == 0, half, count - 1 - half)
+        position = _from_both_ends(T.floordiv(index, i64(heads.groups)), count)
         position = position if first is None else first + position
         first_head = T.floormod(index, i64(heads.groups)) * heads.together
         kv_head = T.floordiv(first_head, i64(heads.heads // heads.kv_heads))
         first_key = mask.first_key(t - n + position)
-        room = mask.stop(t - n + position, t) - first_key
-        # As variables, for hundreds of indices hold them: written out in each, they are half of the time that TVM takes. But for
-        # the size of scratch memory, which TVM declares before any variable.
+        seen = mask.stop(t - n + position, t) - first_key
         position, first_head, kv_head = T.bind(position), T.bind(first_head), T.bind(kv_head)
-        first_key, seen = T.bind(first_key), T.bind(room)
+        first_key, seen = T.bind(first_key), T.bind(seen)
         with block("row"):
-            body(Row(heads, mask, position, first_head, kv_head, first_key, seen, t, room))
+            body(Row(heads, mask, position, first_head, kv_head, first_key, seen, t))
 
 
-def scores_together(share: int, cpu: Cpu) -> int:
-    """How many of ``share`` query heads of one KV head compute their scores together."""
-    return largest_divisor(share, cpu.registers // 2 // _KEYS_AT_ONCE)
+def _from_both_ends(step: Expr, count: Expr) -> Expr:
+    """The first, the last, the second and so on: threads take contiguous halves of a loop, and late positions see more keys."""
+    half = T.floordiv(step, i64(2))
+    return T.Select(T.floormod(step, i64(2)) == 0, half, count - 1 - half)
 
 
-def _mix_piece(size: int, cpu: Cpu) -> int:
-    """A head's columns in pieces that fit the registers."""
-    return min(size, cpu.registers // 2 * cpu.lanes, _PIECE_LIMIT)
+def heads_together(share: int, cpu: Cpu) -> int:
+    """How many of ``share`` query heads of one KV head are computed together: all of them read the same k and v."""
+    return largest_divisor(share, (cpu.registers - _OTHERS) // _KEYS_AT_ONCE)
 
 
-def mix_together(share: int, size: int, cpu: Cpu) -> int:
-    """How many of ``share`` query heads of one KV head, whose v has ``size`` elements, mix together."""
-    return largest_divisor(share, (cpu.registers - 6) * cpu.lanes // _mix_piece(size, cpu))
+def _mix_piece(size: int, together: int, cpu: Cpu) -> int:
+    """A head's columns in pieces, as equal as vectors can be, of which those of ``together`` heads fit the registers."""
+    vectors = -(-size // cpu.lanes)
+    most = max(1, min((cpu.registers - _OTHERS) // together, _PIECE_LIMIT // cpu.lanes))
+    return min(size, -(-vectors // -(-vectors // most)) * cpu.lanes)
 
 
 def _same(value: Expr, _lane: Expr) -> Expr:
@@ -143,9 +217,16 @@ def _same(value: Expr, _lane: Expr) -> Expr:
 
 
 def emit_scores(
-    emitter: Emitter, row: Row, q: Buffer, k: Buffer, size: int, numbers: Mapping[str, Expr], store: Callable[[int, Expr, Expr], None]
+    emitter: Emitter,
+    row: Row,
+    keys_of: tuple[Expr, Expr],
+    q: Buffer,
+    k: Buffer,
+    size: int,
+    numbers: Mapping[str, Expr],
+    store: Callable[[int, Expr, Expr], None],
 ) -> None:
-    """``store(head of the group, key, score)`` for each key that the row may attend to, counted from its first one.
+    """``store(head of the group, key, score)`` for each key from one to another, counted from the row's first one.
 
     A score is q · k · scale for heads of ``size`` elements, capped softly if there is a cap among the ``numbers``.
     """
@@ -153,30 +234,39 @@ def emit_scores(
     sums = [registers(_KEYS_AT_ONCE * lanes) for _ in range(together)]
 
     def keys(first_key: Expr, count: int) -> None:
+        def stored(h: int, score: Callable[[Expr], Expr], j: Expr) -> None:
+            store(h, first_key + j, score(j))
+
         for h in range(together):
             emitter.zero(sums[h], 0, count * lanes)
 
         def step(column: Expr, width: int) -> None:
-            for h in range(together):
-                for j in range(count):
+            # What the heads share is loaded once before all of them: one register of it is in use at a time.
+            for j in range(count):
+                for h in range(together):
                     a = along(q, row.position, (row.first_head + h) * size + column)
                     b = along(k, row.first_key + first_key + j, row.kv_head * size + column)
                     emitter.dot_step(sums[h], j * lanes, width, a, b)
 
         emitter.chunks(size, step)
         for h in range(together):
-            for j in range(count):
-                score = emitter.sum_lanes(sums[h], j * lanes) * numbers["scale"]
-                if cap is not None:
-                    assign(sums[h], score, [i64(j * lanes)])  # whose value is read several times
-                    score = soft_capped(emitter, sums[h][i64(j * lanes)], cap)
-                store(h, first_key + j, score)
+            if count == _KEYS_AT_ONCE:
+                store_vector(sums[h], 0, sums_of_lanes(sums[h], count, lanes))
+            else:
+                assign(sums[h], emitter.sum_lanes(sums[h], 0), [i64(0)])
 
-    whole = T.floordiv(row.seen, i64(_KEYS_AT_ONCE))
+            def score(j: Expr, those: Buffer = sums[h]) -> Expr:
+                found = those[j] * numbers["scale"]
+                return found if cap is None else soft_capped(emitter, found, cap)
+
+            emitter.vector(count, partial(stored, h, score))
+
+    start, stop = keys_of
+    whole = T.bind(T.floordiv(stop - start, i64(_KEYS_AT_ONCE)))
     with T.serial(i64(0), whole) as step_of_keys:
-        keys(step_of_keys * _KEYS_AT_ONCE, _KEYS_AT_ONCE)
-    with T.serial(i64(0), row.seen - whole * _KEYS_AT_ONCE) as rest:
-        keys(whole * _KEYS_AT_ONCE + rest, 1)
+        keys(start + step_of_keys * _KEYS_AT_ONCE, _KEYS_AT_ONCE)
+    with T.serial(i64(0), stop - start - whole * _KEYS_AT_ONCE) as rest:
+        keys(start + whole * _KEYS_AT_ONCE + rest, 1)
 
 
 def emit_softmax(emitter: Emitter, row: Row, score: Callable[[Expr], Expr], out: Buffer, *at: Expr, sink: Expr | None = None) -> None:
@@ -239,31 +329,43 @@ def values_of(request: KernelRequest, v: TensorType) -> Values:
     return Values(value_size_of(request.attrs, pitch), pitch)
 
 
-def emit_mix(emitter: Emitter, row: Row, values: Values, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer) -> None:
-    """out[position, columns of the row's heads] = sum over keys, in order, of ``weight(head of the group, key)`` · v.
+def clear_mix(emitter: Emitter, row: Row, values: Values, out: Buffer) -> None:
+    """out[position, columns of the row's heads] = 0."""
+    start, count = row.first_head * values.size, row.heads.together * values.size
+    emitter.chunks(count, lambda at, width: emitter.vector(width, lambda lane: assign(out, f32(0.0), [row.position, start + at + lane])))
+
+
+def emit_mix(
+    emitter: Emitter, row: Row, keys_of: tuple[Expr, Expr], values: Values, weight: Callable[[int, Expr], Expr], v: Buffer, out: Buffer
+) -> None:
+    """out[position, columns of the row's heads] += sum over keys from one to another, in order, of ``weight(head of the group, key)`` · v.
 
     Keys count from the row's first one.
     """
     size = values.size
     together = row.heads.together
-    piece = _mix_piece(size, emitter.cpu)
+    piece = _mix_piece(size, together, emitter.cpu)
     sums = [registers(piece) for _ in range(together)]
+    first, stop = keys_of
     for start in range(0, size, piece):
         count = min(piece, size - start)
         # Vectors of the piece; unrolled, so that the sums stay in registers.
         spans = [(at, min(emitter.lanes, count - at)) for at in range(0, count, emitter.lanes)]
-        for h in range(together):
+        places = [(h, at, width, (row.first_head + h) * size + start + at) for h in range(together) for at, width in spans]
+        for h, at, width, column in places:
+            emitter.vector(width, partial(_take_up, out, row.position, column, sums[h], i64(at)))
+        with T.serial(i64(0), stop - first) as number:
+            key = first + number
             for at, width in spans:
-                emitter.zero(sums[h], at, width)
-        with T.serial(i64(0), row.seen) as key:
-            for h in range(together):
-                for at, width in spans:
+                for h in range(together):
                     part = along(v, row.first_key + key, row.kv_head * values.pitch + start + at)
                     emitter.dot_step(sums[h], at, width, partial(_same, weight(h, key)), part)
-        for h in range(together):
-            for at, width in spans:
-                column = (row.first_head + h) * size + start + at
-                emitter.vector(width, partial(emitter.copy, sums[h], i64(at), out, row.position, column))
+        for h, at, width, column in places:
+            emitter.vector(width, partial(emitter.copy, sums[h], i64(at), out, row.position, column))
+
+
+def _take_up(out: Buffer, row: Expr, column: Expr, sums: Buffer, at: Expr, lane: Expr) -> None:
+    assign(sums, out[row, column + lane], [at + lane])
 
 
 def emit_masked(row: Row, out: Buffer, head: Expr) -> None:

@@ -13,8 +13,8 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.kernels.cpu.attention import AttentionRows, Sinks
-from aprgraph.codegen.kernels.cpu.attention_rows import Heads, Row, Values, for_each_row, mask_of, size_of_heads, values_of
+from aprgraph.codegen.kernels.cpu.attention import AttentionTiles, Sinks
+from aprgraph.codegen.kernels.cpu.attention_rows import Heads, Row, Values, for_each_row, for_each_tile, mask_of, size_of_heads, values_of
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.flash_passes import FlashPasses
 from aprgraph.codegen.kernels.numbers import number_parameters
@@ -37,11 +37,11 @@ def flash_attention(request: KernelRequest, cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("n", count * values.size), "float32")
         passes = FlashPasses(request, parameters.size("n"), parameters.size("t"))
         online = _OnlineRows(emitter, request.attr_int("lanes"), numbers, size, values, passes)
-        tiles = AttentionRows(emitter, request, numbers, sinks)
+        tiles = AttentionTiles(emitter, request, numbers, sinks)
         mask = mask_of(request, numbers)
         first, n = passes.first_online, parameters.size("n")
         with T.If(first > 0), T.Then():
-            for_each_row(parameters, tiles.heads, mask, lambda row: tiles.emit(row, q, k, v, out), count=first)
+            for_each_tile(parameters, tiles.heads, mask, lambda tile: tiles.emit(tile, q, k, v, out), count=first)
         with T.If(first < n), T.Then():
             one = Heads(count, kv_heads, 1)
             for_each_row(parameters, one, mask, lambda row: online.emit(row, q, k, v, sinks, out), first=first, count=n - first)

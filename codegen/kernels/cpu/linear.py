@@ -34,8 +34,9 @@ class Products(Protocol):
     def __call__(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None: ...
 
 
-#: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it.
-_TILE_BYTES = 128 * 1024
+#: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it: the more rows there are, the less
+#: often rows of x come from the last cache. But there are to be enough tiles for many threads.
+_TILE_BYTES, _MOST_GROUPS, _LEAST_TILES = 288 * 1024, 16, 48
 #: So many columns of a tile stay in the first-level cache while rows of x pass by.
 _PART = 1024
 #: Rows of x that pass by all tiles, again and again, should stay in the last cache; each such pass decodes the weight.
@@ -104,7 +105,9 @@ class Tiles:
         _, rows = tile_shape(self.emitter.cpu)
         if self.weight.format.in_columns:
             return -(-_LINE_BYTES // (rows * self.weight.format.block_bytes))
-        return 2 if 2 * rows * self.weight.columns * 4 <= _TILE_BYTES else 1
+        most = min(_TILE_BYTES // (rows * self.weight.columns * 4), self.weight.rows // (rows * _LEAST_TILES), _MOST_GROUPS)
+        # Few rows of x take up to twice as many rows of the weight at once.
+        return max(1, most // 2 * 2)
 
     @property
     def rows(self) -> int:

@@ -9,6 +9,9 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.tir import Buffer, Expr, i64, registers
 
+#: Elements of a register of SSE and NEON.
+_FOUR = 4
+
 
 def total(parts: Sequence[Expr]) -> Expr:
     """Their sum, from the first on."""
@@ -78,6 +81,17 @@ def by_parts(count: int, function: Callable[..., Expr], *vectors: Expr) -> Expr:
 def load_vector(buffer: Buffer, at: int, lanes: int) -> Expr:
     """``lanes`` elements of a small buffer."""
     return buffer[i64(at) if lanes == 1 else tirx.Ramp(i64(at), i64(1), lanes)]
+
+
+def sums_of_lanes(buffer: Buffer, count: int, lanes: int) -> Expr:
+    """The sums of four vectors of ``lanes`` that lie side by side in a small buffer, f32 [4], each by halves as ``Emitter.sum_lanes``."""
+    assert count == _FOUR
+    parts = [load_vector(buffer, part * lanes, lanes) for part in range(count)]
+    while lanes > _FOUR:
+        parts = [hold(part_of(part, 2, 0) + part_of(part, 2, 1)) for part in parts]
+        lanes //= 2
+    a, b = (hold(shuffled(pair, (0, 1, 4, 5)) + shuffled(pair, (2, 3, 6, 7))) for pair in (parts[:2], parts[2:]))
+    return shuffled((a, b), (0, 2, 4, 6)) + shuffled((a, b), (1, 3, 5, 7))
 
 
 def store_vector(buffer: Buffer, at: int, value: Expr) -> None:

@@ -96,6 +96,31 @@ def test_a_query_after_others_has_the_bits_of_a_prefill(window: int, cpu: Cpu) -
     assert nmse(step[0], reference(scores, [q[6:], k])) < 1e-12
 
 
+@pytest.mark.contract("DET-POSITION-1")
+@pytest.mark.each_choice
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize(
+    ("window", "mask"), [(0, {}), (70, {}), (70, {"chunked": True}), (0, {"causal": False}), (70, {"symmetric": True})]
+)
+def test_among_many_keys_positions_have_the_bits_that_they_have_alone(window: int, mask: dict[str, bool], cpu: Cpu) -> None:
+    """Positions are taken some at a time, and keys too: whichever of them go along changes nothing."""
+    heads, kv_heads, size, t = 6, 2, 8, 150
+    if mask.get("symmetric"):
+        mask = {**mask, "causal": False}
+    scores, _, mix = requests(heads, kv_heads, size, window, **mask)
+    fused = request("attention", [scores.operands[0], *[f32("t", kv_heads * size)] * 2], **scores.attrs)
+    q, k, v = activations(t, heads * size), activations(t, kv_heads * size), activations(t, kv_heads * size)
+    weights = activations(heads, t, t)
+    whole = run(scores, [q, k], (heads, t, t), cpu), run(mix, [weights, v], (t, heads * size), cpu), run(fused, [q, k, v], q.shape, cpu)
+    assert nmse(whole[2], reference(fused, [q, k, v])) < 1e-12
+    for first in (149, 142, 141, 80):  # these and what follows, before which there are the other keys
+        n = t - first
+        part = q[first:].copy()
+        assert run(scores, [part, k], (heads, n, t), cpu).tobytes() == whole[0][:, first:].tobytes()
+        assert run(mix, [weights[:, first:].copy(), v], part.shape, cpu).tobytes() == whole[1][first:].tobytes()
+        assert run(fused, [part, k, v], part.shape, cpu).tobytes() == whole[2][first:].tobytes()
+
+
 @pytest.mark.contract("DET-THREADS-1")
 def test_threads_do_not_change_a_bit() -> None:
     scores, softmax, mix = requests(9, 3, 64)

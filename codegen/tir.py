@@ -170,6 +170,21 @@ def block(name: str = "body") -> Iterator[None]:
         yield
 
 
+#: Elements of cheap work that take one thread about as long as waking another.
+_FEW = 8192
+
+
+def each_row(count: Expr, elements: int, body: Callable[[Expr], None]) -> None:
+    """Emit ``body`` for each of ``count`` rows of about so many elements: in parallel, or one after the other where all take less time than
+    other threads take to begin. A decoded token is hundreds of such kernels.
+    """
+    with T.If(count <= max(1, _FEW // elements)):
+        with T.Then(), T.serial(i64(0), count) as row, block("row"):
+            body(row)
+        with T.Else(), T.parallel(i64(0), count) as row, block("row"):
+            body(row)
+
+
 def _product(dims: Sequence[Expr]) -> Expr:
     """How many elements there are, int64."""
     count = dims[0]

@@ -13,7 +13,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import element, gelu_half, inner_dims
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, i64
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, each_row, i64
 
 #: Gives an element of the result, of those of the operands and of the request's numbers by name.
 Value = Callable[[Emitter, Sequence[Expr], Mapping[str, Expr]], Expr]
@@ -38,7 +38,8 @@ def _over_elements(request: KernelRequest, cpu: Cpu, value: Value) -> Any:
         inputs = [parameters.buffer(f"x{i}", ("n", *kind.dims[1:]), "float32") for i, kind in enumerate(request.operands)]
         numbers = number_parameters(parameters, request)
         out = parameters.buffer("out", ("n", *inner, width), "float32")
-        with T.parallel(i64(0), parameters.size("n") * each) as index:
+
+        def row_of(index: Expr) -> None:
             row = (T.floordiv(index, i64(each)), T.floormod(index, i64(each))) if inner else (index,)
 
             def store(column: Expr, count: int) -> None:
@@ -51,5 +52,7 @@ def _over_elements(request: KernelRequest, cpu: Cpu, value: Value) -> Any:
                 emitter.vector(count, put)
 
             emitter.chunks(width, store)
+
+        each_row(parameters.size("n") * each, width, row_of)
 
     return build_function(request.symbol, emit)

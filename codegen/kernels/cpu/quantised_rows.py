@@ -10,10 +10,13 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.rounding import BlockOfRow
 from aprgraph.codegen.kernels.roundings import BLOCK_SCHEMES, Quantised, magnitude_bits
-from aprgraph.codegen.tir import Buffer, Expr, assign, block, f32, i64, only, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, assign, block, each_row, f32, i64, only, registers, scratch
 from aprgraph.graph.roundings import ROUNDINGS
 
 _NAN = float("nan")
+
+#: How much longer an element takes than in an elementwise op.
+_WORK = 8
 
 
 class QuantisedRows:
@@ -44,7 +47,10 @@ class QuantisedRows:
         self.kept_sums = scratch((n, self.blocks)) if keeps_sums else None
         self._sums = {count: scratch((n, columns // count), "int16") for count in each}
         self._offsets = {(offset, count): scratch((n, columns // count), "int32") for offset, count in offsets}
-        with T.parallel(i64(0), n) as p, block("row"), T.serial(i64(0), i64(self.blocks)) as number, block("block"):
+        each_row(n, _WORK * columns, self._emit_row)
+
+    def _emit_row(self, p: Expr) -> None:
+        with T.serial(i64(0), i64(self.blocks)) as number, block("block"):
             self._emit_block(p, number)
 
     def _emit_block(self, p: Expr, number: Expr) -> None:

@@ -11,7 +11,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, each_row, f32, i64, registers
 
 
 def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
@@ -27,7 +27,8 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
         weights = [Weight(emitter, parameters, "weight", kind, halves) for kind in weight_types]
         eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
-        with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
+
+        def normalise(index: Expr) -> None:
             sums = registers(cpu.lanes)
             factor = registers(1)
             p = T.floordiv(index, i64(groups))
@@ -50,5 +51,7 @@ def rms_norm(request: KernelRequest, cpu: Cpu) -> Any:
                 weight.decode_row(group if len(weight_types[0].dims) > 1 else i64(0), scale)
             if not weights:
                 emitter.chunks(size, lambda column, width: emitter.vector(width, lambda lane: scale(column + lane)))
+
+        each_row(parameters.size("n") * groups, size, normalise)
 
     return build_function(request.symbol, emit)

@@ -12,7 +12,7 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.kernels.rope import chained_step, rope_angle, scaled_chained_angle
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, i64, only, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, each_row, i64, only, registers
 
 
 def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
@@ -77,27 +77,29 @@ def rope(request: KernelRequest, cpu: Cpu) -> Any:
         x = parameters.buffer("x", ("n", int(x_type.dims[1])), "float32")
         angles = parameters.buffer("angles", ("n", dims), "float32")
         out = parameters.buffer("out", ("n", heads * size), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p, T.serial(i64(0), i64(heads)) as head:
 
-            def rotate(first: Expr, width: int) -> None:
-                def pair(lane: Expr) -> None:
-                    i = first + lane
-                    at = head * size + i * stride
-                    a, b = x[p, at + start], x[p, at + start + apart]
-                    cos, sin = angles[p, i], angles[p, i + half]
-                    assign(out, emitter.fma(a, cos, -(b * sin)), [p, at])
-                    assign(out, emitter.fma(a, sin, b * cos), [p, at + apart])
+        def turn(p: Expr) -> None:
+            with T.serial(i64(0), i64(heads)) as head:
 
-                emitter.vector(width, pair)
+                def rotate(first: Expr, width: int) -> None:
+                    def pair(lane: Expr) -> None:
+                        i = first + lane
+                        at = head * size + i * stride
+                        a, b = x[p, at + start], x[p, at + start + apart]
+                        cos, sin = angles[p, i], angles[p, i + half]
+                        assign(out, emitter.fma(a, cos, -(b * sin)), [p, at])
+                        assign(out, emitter.fma(a, sin, b * cos), [p, at + apart])
 
-            emitter.chunks(half, rotate)
-            if size > dims:
-                emitter.chunks(
-                    size - dims,
-                    lambda column, width: emitter.vector(
-                        width,
-                        lambda lane: assign(out, x[p, head * size + dims + column + lane + start], [p, head * size + dims + column + lane]),
-                    ),
-                )
+                    emitter.vector(width, pair)
+
+                emitter.chunks(half, rotate)
+                if size > dims:
+
+                    def keep(column: Expr) -> None:
+                        assign(out, x[p, head * size + dims + column + start], [p, head * size + dims + column])
+
+                    emitter.chunks(size - dims, lambda first, width: emitter.vector(width, lambda lane: keep(first + lane)))
+
+        each_row(parameters.size("n"), heads * size, turn)
 
     return build_function(request.symbol, emit)

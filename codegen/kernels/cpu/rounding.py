@@ -13,7 +13,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.roundings import BLOCK_SCHEMES, ELEMENT_SCHEMES, BlockScheme, Quantised, magnitude_bits, sum_error
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, only, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, each_row, f32, i64, only, registers
 from aprgraph.graph.roundings import ROUNDINGS
 
 #: The elements of a block from one on, by lane.
@@ -94,10 +94,13 @@ def _by_blocks(
         emitter = Emitter(cpu)
         x = parameters.buffer("x", request.operands[0].dims, "float32")
         out = parameters.buffer("out", request.result.dims, "float32")
-        with T.parallel(i64(0), parameters.size("n") * each) as index, block("row"):
+
+        def round_row(index: Expr) -> None:
             row = (T.floordiv(index, i64(each)), T.floormod(index, i64(each))) if inner else (index,)
             with T.serial(i64(0), i64(int(width) // elements)) as number, block("block"):
                 body(emitter, x, out, row, number)
+
+        each_row(parameters.size("n") * each, int(width), round_row)
 
     return build_function(request.symbol, emit)
 

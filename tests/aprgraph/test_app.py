@@ -71,7 +71,7 @@ def test_the_package_is_the_program(tmp_path: Path) -> None:
     ("run --nonsense", "there is no option --nonsense; see `aprgraph run --help`"),
     ("run --tap all", "there is no option --tap (did you mean '--taps'?); see `aprgraph run --help`"),
     ("check m.gguf --beside x", "there is no option --beside here; `aprgraph graph` takes it; see `aprgraph check --help`"),
-    ("run --threads 0", "--threads: expected at least 1; see `aprgraph run --help`"),
+    ("run --threads 0", "--threads: expected 1 to 1024; see `aprgraph run --help`"),
     ("run --threads x", "--threads: expected a whole number; see `aprgraph run --help`"),
     ("run --threads", "--threads needs a value; see `aprgraph run --help`"),
     ("run --chat=yes", "--chat takes no value; see `aprgraph run --help`"),

@@ -85,7 +85,6 @@ def _pipeline() -> tuple[Any, Any, Any]:
             tirx.transform.VectorizeLoop(True),
             tirx.transform.StorageRewrite(),
             tirx.transform.UnrollLoop(),
-            s_tir.transform.RenormalizeSplitPattern(),
             tirx.transform.StmtSimplify(),
             s_tir.transform.RewriteUnsafeSelect(),
             tirx.transform.MakePackedAPI(),

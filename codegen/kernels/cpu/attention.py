@@ -11,8 +11,9 @@ scores and softmax in scratch memory in place of [H, n, t] buffers. So fusing ch
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
+
+from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
@@ -35,7 +36,7 @@ from aprgraph.codegen.kernels.cpu.attention_rows import (
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, RowMajor, along, assign, build_function, i64, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, RowMajor, assign, block, build_function, i64, scratch
 from aprgraph.graph.ir import TensorType
 
 
@@ -84,8 +85,8 @@ def attn_softmax(request: KernelRequest, cpu: Cpu) -> Any:
 
         def body(row: Row) -> None:
             head, position, first = row.first_head, row.position, row.first_key
-            score = along(scores, head, position, first)
-            emit_softmax(emitter, row, score, out, head, position, first, sink=sinks.of(head))
+            start = T.bind(scores.place((head, position, first)))
+            emit_softmax(emitter, row, lambda key: scores.elements[start + key], out.elements, start, sink=sinks.of(head))
             emit_masked(row, out, head)
 
         for_each_row(parameters, heads, mask_of(request, numbers), body)
@@ -155,27 +156,27 @@ class AttentionTiles:
         scores = RowMajor(scratch((tile.rows * together, tile.room)).elements, (tile.rows * together, tile.span))
 
         def score(number: Expr, row: Row, first: Expr, stop: Expr) -> None:
+            start = T.bind(scores.place((number * together, i64(0))))
+
             def store(h: int, key: Expr, value: Expr) -> None:
-                assign(scores, value, [number * together + h, key])
+                T.buffer_store(scores.elements, value, [start + h * tile.span + key])
 
             emit_scores(emitter, row, (first, stop), q, k, self._size, self._numbers, store)
 
         def softmax(number: Expr, row: Row) -> None:
             clear_mix(emitter, row, self._values, out)
-            for h in range(together):
-                at = number * together + h
-                emit_softmax(emitter, row, partial(_score_of, scores, at), scores, at, i64(0), sink=self._sinks.of(row.first_head + h))
+            with T.serial(i64(0), i64(together)) as h, block("softmax"):
+                start = T.bind(scores.place((number * together + h, i64(0))))
+                those = scores.elements
+                emit_softmax(emitter, row, lambda key: those[start + key], those, start, sink=self._sinks.of(row.first_head + h))
 
         def mix(number: Expr, row: Row, first: Expr, stop: Expr) -> None:
-            emit_mix(emitter, row, (first, stop), self._values, lambda h, key: scores[number * together + h, key], v, out)
+            start = T.bind(scores.place((number * together, i64(0))))
+            emit_mix(emitter, row, (first, stop), self._values, lambda h, key: scores.elements[start + h * tile.span + key], v, out)
 
         tile.for_each_part(score)
         tile.for_each_row(softmax)
         tile.for_each_part(mix)
-
-
-def _score_of(scores: Buffer, row: Expr, key: Expr) -> Expr:
-    return scores[row, key]
 
 
 class Sinks:

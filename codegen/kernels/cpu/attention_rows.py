@@ -231,9 +231,14 @@ def emit_scores(
     A score is q · k · scale for heads of ``size`` elements, capped softly if there is a cap among the ``numbers``.
     """
     lanes, together, cap = emitter.lanes, row.heads.together, numbers.get("cap")
+    pitch = row.heads.kv_heads * size
     sums = [registers(_KEYS_AT_ONCE * lanes) for _ in range(together)]
 
+    q_at = T.bind(q.place((row.position, row.first_head * size)))
+
     def keys(first_key: Expr, count: int) -> None:
+        k_at = T.bind(k.place((row.first_key + first_key, row.kv_head * size)))
+
         def stored(h: int, score: Callable[[Expr], Expr], j: Expr) -> None:
             store(h, first_key + j, score(j))
 
@@ -244,8 +249,8 @@ def emit_scores(
             # What the heads share is loaded once before all of them: one register of it is in use at a time.
             for j in range(count):
                 for h in range(together):
-                    a = along(q, row.position, (row.first_head + h) * size + column)
-                    b = along(k, row.first_key + first_key + j, row.kv_head * size + column)
+                    a = along(q.elements, q_at + (column + h * size))
+                    b = along(k.elements, k_at + (column + j * pitch))
                     emitter.dot_step(sums[h], j * lanes, width, a, b)
 
         emitter.chunks(size, step)
@@ -351,21 +356,23 @@ def emit_mix(
         count = min(piece, size - start)
         # Vectors of the piece; unrolled, so that the sums stay in registers.
         spans = [(at, min(emitter.lanes, count - at)) for at in range(0, count, emitter.lanes)]
-        places = [(h, at, width, (row.first_head + h) * size + start + at) for h in range(together) for at, width in spans]
-        for h, at, width, column in places:
-            emitter.vector(width, partial(_take_up, out, row.position, column, sums[h], i64(at)))
+        places = [(h, at, width) for h in range(together) for at, width in spans]
+        out_at = T.bind(out.place((row.position, row.first_head * size + start)))
+        for h, at, width in places:
+            emitter.vector(width, partial(_copy, out.elements, out_at + (h * size + at), sums[h], i64(at)))
         with T.serial(i64(0), stop - first) as number:
             key = first + number
+            v_at = T.bind(v.place((row.first_key + key, row.kv_head * values.pitch + start)))
+            weights = [T.bind(weight(h, key)) for h in range(together)]
             for at, width in spans:
                 for h in range(together):
-                    part = along(v, row.first_key + key, row.kv_head * values.pitch + start + at)
-                    emitter.dot_step(sums[h], at, width, partial(_same, weight(h, key)), part)
-        for h, at, width, column in places:
-            emitter.vector(width, partial(emitter.copy, sums[h], i64(at), out, row.position, column))
+                    emitter.dot_step(sums[h], at, width, partial(_same, weights[h]), along(v.elements, v_at + at))
+        for h, at, width in places:
+            emitter.vector(width, partial(_copy, sums[h], i64(at), out.elements, out_at + (h * size + at)))
 
 
-def _take_up(out: Buffer, row: Expr, column: Expr, sums: Buffer, at: Expr, lane: Expr) -> None:
-    assign(sums, out[row, column + lane], [at + lane])
+def _copy(source: Buffer, start: Expr, target: Buffer, place: Expr, lane: Expr) -> None:
+    T.buffer_store(target, source[start + lane], [place + lane])
 
 
 def emit_masked(row: Row, out: Buffer, head: Expr) -> None:

@@ -315,6 +315,10 @@ def has_groups(emitter: Emitter, weight: Weight, blocks: Sequence[Any]) -> bool:
 
 def vectors_together(emitter: Emitter, weight: Weight) -> int:
     """How many vectors are made of the same bytes or lie between such, and are to be used before those of another row."""
+    return weight.known("vectors together", lambda: _vectors_together(emitter, weight))
+
+
+def _vectors_together(emitter: Emitter, weight: Weight) -> int:
     if emitter.lanes == VALUES or not has_tables(emitter, weight):
         return 1
     pairs = _pairs(weight, weight.block(i64(0), i64(0), i64(0)))
@@ -325,6 +329,10 @@ def vectors_together(emitter: Emitter, weight: Weight) -> int:
 
 def has_tables(emitter: Emitter, weight: Weight) -> bool:
     """Whether a weight's elements are of 4 bits, and the CPU looks 16 values up at once."""
+    return weight.known("tables", lambda: _has_tables(emitter, weight))
+
+
+def _has_tables(emitter: Emitter, weight: Weight) -> bool:
     if emitter.cpu.machine != X86_64 or not emitter.cpu.fma or not weight.format.arrives_in_blocks:
         return False
     if emitter.lanes == VALUES:
@@ -334,6 +342,10 @@ def has_tables(emitter: Emitter, weight: Weight) -> bool:
 
 def has_vectors(emitter: Emitter, weight: Weight) -> bool:
     """Whether one position is to meet a weight's elements as whole vectors."""
+    return weight.known("vectors", lambda: _has_vectors(emitter, weight))
+
+
+def _has_vectors(emitter: Emitter, weight: Weight) -> bool:
     if has_tables(emitter, weight):
         return True
     is_long = weight.format.arrives_in_blocks and weight.format.elements > SHORT

@@ -14,6 +14,7 @@ from typing import Any
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.cpu.element_vectors import (
+    VALUES,
     ElementVectors,
     NibblesOfRows,
     has_groups,
@@ -48,7 +49,7 @@ def few_positions(emitter: Emitter, weight: Weight) -> int:
         return 4
     if fmt.elements > SHORT:
         return 1
-    return 3 if has_tables(emitter, weight) else 2
+    return 3 if emitter.lanes == VALUES and has_tables(emitter, weight) else 2
 
 
 def rows_together(fmt: BlockFormat, positions: int, tile: int) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tvm import tirx
@@ -23,6 +23,7 @@ from aprgraph.graph.calling_convention import HALF_TABLE_SIZE
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.weight_pieces import comes_in_pieces, table_shape
 
+Known = TypeVar("Known")
 #: Receives a column and the value there, of as many lanes as the surrounding vector has.
 Store = Callable[[Expr, Expr], None]
 #: Gives the element of a buffer of bytes that is so many behind the first one of something.
@@ -132,12 +133,20 @@ class Weight:
         self._halves = halves
         self._dtype = dtype
         self._rank = len(dims)
+        self._known: dict[str, Any] = {}
         self._places: Buffer | None = None
         if comes_in_pieces(weight):
             self._buffer = parameters.buffer(name, (f"{name}_span",), dtype, align=_WEIGHT_ALIGNMENT)
             self._places = parameters.buffer(f"{name}_places", table_shape(weight), "int64")
         else:
             self._buffer = parameters.buffer(name, dims, dtype, align=_WEIGHT_ALIGNMENT)
+
+    def known(self, what: str, find: Callable[[], Known]) -> Known:
+        """What ``find`` finds out about the weight, which is asked again and again while a kernel is written."""
+        if what not in self._known:
+            self._known[what] = find()
+        found: Known = self._known[what]
+        return found
 
     def _line(self, row: Expr, expert: Expr | None, start: Expr, table: int = 0) -> Bytes:
         """The elements of the buffer in a row, from the ``start``-th on; with ``table`` 1 those in a row of scales."""

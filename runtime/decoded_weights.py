@@ -116,6 +116,7 @@ class _Parts:
     def __init__(self, model: Tensors, node: Node, decode: Callable[[Node, int, int], Array]) -> None:
         self._model, self._node, self._decode = model, node, decode
         self.shape = tuple(node.type.bind())
+        self.ndim = len(self.shape)
 
     def __getitem__(self, part: int | slice | Array) -> Array:
         if isinstance(part, slice):

@@ -9,15 +9,22 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     any_value,
     attention,
     attention_of_heads,
+    attention_values,
+    attention_weights,
     biases,
+    cache_formats,
     caches,
     damaged_weights,
+    dropout,
     elementwise,
     ends,
     experts,
+    gate_and_up,
     half_precision,
     head_layouts,
+    norm_precision,
     norms,
+    norms_and_rope,
     other_experts,
     products,
     recurrent,
@@ -27,9 +34,11 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     scaled_weights,
     streams,
     turned_positions,
+    weight_formats,
 )
 from aprgraph.runtime.explain.alternative import known_mistakes, tried_of
-from aprgraph.runtime.explain.explainer import Evidence, Explainer
+from aprgraph.runtime.explain.evidence import Evidence
+from aprgraph.runtime.explain.explainer import Explainer
 from aprgraph.runtime.explain.explanation import Candidate, Explanation, how_well
 from aprgraph.runtime.explain.extent import AxisErrors, axis_errors
 from aprgraph.runtime.explain.site import LEFT, Around

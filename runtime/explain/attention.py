@@ -27,7 +27,7 @@ _READERS = {"attn_scores": ("attn_softmax",), "attn_softmax": ()}
 _LARGEST_EXPONENT = 88.7
 
 
-def _exponentials(operands: Sequence[Array], mask: Array, *, largest_subtracted: bool = True) -> tuple[Array, Array]:
+def exponentials(operands: Sequence[Array], mask: Array, *, largest_subtracted: bool = True) -> tuple[Array, Array]:
     """exp of the scores that a mask [n, t] leaves, 0 elsewhere, and their sums with a head's sink."""
     scores, *sinks = operands
     logits = [np.where(mask, scores, -np.inf), *(np.broadcast_to(sink[:, None, None], (*scores.shape[:2], 1)) for sink in sinks)]
@@ -60,7 +60,7 @@ def _mix(site: Site, operands: Sequence[Array], mask: Array) -> Array:
     return np.asarray(np.einsum("hnt,thd->nhd", np.where(mask, weights, 0.0), values).reshape(weights.shape[1], -1))
 
 
-def _lengths(site: Site, operands: Sequence[Array]) -> tuple[int, int]:
+def lengths(site: Site, operands: Sequence[Array]) -> tuple[int, int]:
     """How many positions the pass has, and how many are attended to."""
     if site.node.op == "attn_scores":
         return len(operands[0]), len(operands[1])
@@ -71,12 +71,12 @@ def under(site: Site, wrong: _Mask) -> Compute:
     """The node under another mask."""
 
     def compute(operands: Sequence[Array]) -> Array:
-        due = mask_of(*_lengths(site, operands), site.node.attrs)
+        due = mask_of(*lengths(site, operands), site.node.attrs)
         mask = wrong(due)
         if site.node.op == "attn_scores":
             return _scores(site, operands, mask)
         if site.node.op == "attn_softmax":
-            weights, sums = _exponentials(operands, mask)
+            weights, sums = exponentials(operands, mask)
             with np.errstate(invalid="ignore"):  # a query that sees no key has no softmax
                 return _but_for_masked_nan(np.asarray(weights / sums), due)
         return _mix(site, operands, mask)
@@ -106,18 +106,25 @@ def masks(site: Site) -> Iterator[Alternative]:
 
 
 def _opens_hidden(site: Site, mask: Array) -> bool:
-    """Whether a mask shows keys that scores, or weights, which were recorded hide: who computed those has another mask."""
+    """Whether a mask shows keys that scores, or weights, which were recorded hide: who computed those has another mask.
+
+    Or all that it shows has one and the same score: then it is no score, but what stands for a mask (attention_weights.py).
+    """
     if site.node.op == "attn_scores":
         return False
     held = site.operands[0]
+    if site.node.op == "attn_softmax" and mask.all() and site.around.value(site.operand_names[0]) is not None:
+        masked = held[:, ~mask_of(*lengths(site, site.operands), site.node.attrs)]
+        if masked.size > 1 and (masked == masked.flat[0]).all():
+            return True
     hidden = (is_fill(held) if site.node.op == "attn_softmax" else held == 0).all(axis=0)
-    return bool((hidden & mask & ~mask_of(*_lengths(site, site.operands), site.node.attrs)).any())
+    return bool((hidden & mask & ~mask_of(*lengths(site, site.operands), site.node.attrs)).any())
 
 
 def _masks(site: Site) -> Iterator[tuple[Alternative, Array]]:
     """Alternatives, and under which masks they are."""
     attrs = site.node.attrs
-    n, t = _lengths(site, site.operands)
+    n, t = lengths(site, site.operands)
     window, shown = integer(attrs, "window"), _READERS.get(site.node.op, ())
 
     def other(name: str, words: str, **changed: bool | int) -> tuple[Alternative, Array]:
@@ -236,17 +243,17 @@ def softmax(site: Site) -> Iterator[Alternative]:
     """The exponentials are not divided by their sum, or the sinks left out."""
 
     def mask(operands: Sequence[Array]) -> Array:
-        return mask_of(*_lengths(site, operands), site.node.attrs)
+        return mask_of(*lengths(site, operands), site.node.attrs)
 
     def overflowing(operands: Sequence[Array]) -> Array:
         single = [operand.astype(np.float32) for operand in operands]
         with np.errstate(all="ignore"):
-            weights, sums = _exponentials(single, mask(operands), largest_subtracted=False)
+            weights, sums = exponentials(single, mask(operands), largest_subtracted=False)
             return _but_for_masked_nan(np.asarray(weights / sums, np.float64), mask(operands))
 
     if np.abs(site.operands[0]).max(initial=0.0) > _LARGEST_EXPONENT:
         yield Alternative("softmax-overflow", "the softmax overflows: the largest score is not subtracted", overflowing)
-    yield Alternative("softmax-sum", "the softmax is not divided by its sum", lambda operands: _exponentials(operands, mask(operands))[0])
+    yield Alternative("softmax-sum", "the softmax is not divided by its sum", lambda operands: exponentials(operands, mask(operands))[0])
     if len(site.operands) > 1:
         yield Alternative("sinks", "the softmax is without its sinks", lambda operands: site.compute(operands[:1]))
 

@@ -7,14 +7,17 @@ from functools import partial
 
 import numpy as np
 
-from aprgraph.graph.ops import Array, is_computed, traits_of
-from aprgraph.runtime.explain.alternative import Alternative, explains, with_value
+from aprgraph.graph.ir import Node
+from aprgraph.graph.ops import OPS, Array, is_computed, traits_of
+from aprgraph.runtime.explain.alternative import GENERAL, Alternative, explains, with_value
 from aprgraph.runtime.explain.site import Site, compute
 
 #: Of a longer cache not every pair of rows is tried.
 _MOST_ROWS = 32
 #: So many nodes behind a cache its rows are looked for.
 _MOST_BEHIND = 3
+#: So many times keys may have been turned again: at each of as many steps.
+_MOST_TURNS = 2
 
 
 @explains("cache")
@@ -44,6 +47,40 @@ def cached_rows(site: Site) -> Iterator[Alternative]:
     for row in range(before - 1):
         words = f"the rows {row} and {row + 1} of the cache have changed places"
         yield Alternative("rows-exchanged", words, partial(_cache_of, site, _taken(site.earlier, {row: row + 1, row + 1: row}), None))
+
+
+@explains("cache")
+def turned_again(site: Site) -> Iterator[Alternative]:
+    """The keys that are in the cache already are turned by RoPE once more, as where it is applied to the whole of it."""
+    graph, earlier = site.around.graph, site.earlier
+    rope = next((node for node in _before(site) if node.op == "rope"), None)
+    if earlier is None or rope is None or not len(earlier):
+        return
+    angles = graph[graph.operand_names(rope.name)[1]]
+    reference = OPS["rope"].reference
+    if angles.op != "rope_angles" or reference is None:
+        return
+    factors = [site.read(graph[name]) for name in graph.operand_names(angles.name)[1:]]
+    table = compute(angles, [np.arange(len(earlier) + len(site.operands[0])), *factors], site.around)
+    attrs = {**rope.attrs, "start": 0}
+    rows = np.asarray(earlier)
+    for times in range(1, _MOST_TURNS + 1):
+        rows = reference([rows, table[: len(earlier)]], attrs)
+        more = "again" if times == 1 else f"{times} times more"
+        words = f"the keys that lie in the cache are turned by RoPE {more}"
+        yield Alternative("row-turned-again", words, partial(_cache_of, site, rows, None), GENERAL)
+        new = partial(_cache_of, site, rows, reference([site.operands[0], table[len(earlier) :]], attrs))
+        yield Alternative("row-turned-again", f"{words}, and the new one too", new, GENERAL)
+
+
+def _before(site: Site) -> Iterator[Node]:
+    """The nodes that the rows of a cache come through."""
+    node = site.around.graph[site.operand_names[0]]
+    for _ in range(_MOST_BEHIND):
+        if not is_computed(node) or not traits_of(node).is_rowwise:
+            return
+        yield node
+        node = site.around.graph[site.around.graph.operand_names(node.name)[0]]
 
 
 @explains("attn_scores", "attn_mix")

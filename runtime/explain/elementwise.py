@@ -105,6 +105,35 @@ def products(site: Site) -> Iterator[Alternative]:
             yield Alternative("not-multiplied", f"{site.called} is without {site.label(index)}", goes_on(1 - index))
 
 
+@explains("mul", *_ACTIVATIONS)
+def activation_elsewhere(site: Site) -> Iterator[Alternative]:
+    """Of a gated product up goes through the activation in place of the gate, or the product does."""
+    graph = site.around.graph
+    product = site.node if site.node.op == "mul" else next((node for node in graph.users(site.node.name) if node.op == "mul"), None)
+    names = () if product is None else graph.operand_names(product.name)
+    if site.recorded is None or len(names) != 2 or graph[names[0]].op not in _ACTIVATIONS:
+        return
+    source = graph.operand_names(names[0])[0]
+    gate, up = site.around.value(source), site.around.value(names[1])
+    reference = OPS[graph[names[0]].op].reference
+    if gate is None or up is None or gate.shape != up.shape or up.shape != site.due.shape or reference is None:
+        return
+    activated = reference([up], graph[names[0]].attrs)
+    is_product = site.node.op == "mul"
+    of_up = f"the activation is that of {site.label_of(graph[names[1]])}, and {site.label_of(graph[source])} has none"
+    ways = [(of_up, gate * activated if is_product else activated)]
+    if is_product:
+        of_product = f"the activation is that of the product, and not of {site.label_of(graph[source])} alone"
+        ways.append((of_product, reference([gate * up], graph[names[0]].attrs)))
+    for words, value in ways:
+        if site.fits(value):
+            yield Alternative("activation-place", words, partial(_given, value), shows_in=() if is_product else ("mul",))
+
+
+def _given(value: Array, _operands: Sequence[Array]) -> Array:
+    return value
+
+
 def _sum(operands: Sequence[Array]) -> Array:
     return np.asarray(operands[0] + operands[1])
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from aprgraph.graph.ir import Graph, Node, renamed
+from aprgraph.graph.ir import Node, renamed
 from aprgraph.graph.ops import Array, is_computed, traits_of
 from aprgraph.runtime.explain.alternative import LOOSE, SOLVED, Alternative, Changed, Compute, Rule, rules_of
+from aprgraph.runtime.explain.evidence import Evidence
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
 from aprgraph.runtime.explain.inverse import operand_behind
 from aprgraph.runtime.explain.parts import parts_of
@@ -28,23 +29,6 @@ _MOST_NODES = 16
 #: Pairs of mistakes are tried of that many at most, and where all values together have no more elements.
 _MOST_PAIRS = 400
 _SMALL = 1 << 20
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """A wrong stage: the ``node``, what was ``recorded`` of it, and ``error(value)``: the NMSE of a value that it may have had, None where
-    tolerances do not allow what is left.
-
-    ``recorded`` is None where not all positions were.
-    ``part`` is the graph from recorded tensors to the node, ``values`` of its nodes by a right computation; weights are read by ``around``.
-    """
-
-    node: Node
-    recorded: Array | None
-    error: Callable[[Array], float | None]
-    part: Graph
-    values: dict[str, Array]
-    around: Around
 
 
 @dataclass

@@ -91,7 +91,8 @@ class _Rounded:
         return self._rounded(np.asarray(self._weight[part]))
 
 
-def _rounding(rounded: Callable[[Array], Array], weight: Array) -> Array:
+def rounding(rounded: Callable[[Array], Array], weight: Array) -> Array:
+    """A weight that is rounded; of one that decodes rows when they are asked for, those rows."""
     if hasattr(weight, "astype"):
         return rounded(weight)
     parts: Array = _Rounded(rounded, weight)  # type: ignore[assignment]
@@ -106,7 +107,7 @@ def half_weights(site: Site) -> Iterator[Alternative]:
         return
     products = list(products_of(site)) if traits_of(site.node).is_matmul else []
     for name, rounded in FORMATS:
-        change = Changed(site, dict.fromkeys(places, partial(_rounding, rounded)), {})
+        change = Changed(site, dict.fromkeys(places, partial(rounding, rounded)), {})
         if any(_fits(product, rounded) for product in products) or (not products and site.fits(change(site.operands))):
             yield Alternative(f"weights-{name}", f"the weights are rounded to {name}", change, GENERAL)
 

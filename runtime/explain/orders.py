@@ -12,6 +12,8 @@ from aprgraph.graph.words import and_more, joined, listed
 #: Columns that agree to this, relative to their size, are the same.
 _SAME = 1e-5
 _FEW = 8
+#: What words of an order that is none of those known end with.
+IN_ANOTHER_ORDER = "are in another order"
 _PAIR = 2
 
 
@@ -61,7 +63,7 @@ def order_words(order: Array, weight: str, heads: Sequence[int], noun: str = "ro
     if np.array_equal(order, np.roll(np.arange(len(order)), -by)):
         far = min(by, len(order) - by)
         return f"the {noun} of {weight} are those {far} {'further on' if far == by else 'before'}"
-    return f"{len(moved)} of {len(order)} {noun} of {weight} are in another order"
+    return f"{len(moved)} of {len(order)} {noun} of {weight} {IN_ANOTHER_ORDER}"
 
 
 def positions_in_words(order: Array, noun: str, of: str) -> str:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
 from aprgraph.graph.ops import Array
 from aprgraph.graph.words import listed
-from aprgraph.runtime.explain.alternative import SOLVED, Alternative, explains
+from aprgraph.runtime.explain.alternative import GENERAL, SOLVED, Alternative, explains
 from aprgraph.runtime.explain.block_weights import misreadings
 from aprgraph.runtime.explain.one_weight import BLOCK, Change, Product, factors_of, jointly, products_of
-from aprgraph.runtime.explain.orders import found_order, order_words
+from aprgraph.runtime.explain.orders import IN_ANOTHER_ORDER, found_order, order_words
 from aprgraph.runtime.explain.site import Site, is_left
 
 #: A weight of more elements is not multiplied whole for each of many alternatives.
@@ -81,7 +82,9 @@ def rows_in_another_order(site: Site) -> Iterator[Alternative]:
         if order is not None:
             yield order_words(order, site.label_of(product.weight), heads), partial(_reordered, order)
 
-    yield from jointly("rows-reordered", products_of(site), find)
+    for one in jointly("rows-reordered", products_of(site), find):
+        # Which order it is may be known by another rule.
+        yield replace(one, rank=GENERAL) if IN_ANOTHER_ORDER in one.words else one
 
 
 @explains("linear", "expert_linear")

@@ -74,7 +74,7 @@ def angles(site: Site) -> Iterator[Alternative]:
 
 @explains("rope")
 def half_precision(site: Site) -> Iterator[Alternative]:
-    """Its frequencies, its angles, or cos and sin are rounded to a half precision."""
+    """Its frequencies, its angles, or cos and sin are rounded to a half precision, or all of them, and positions."""
     graph = site.around.graph
     node = graph[site.operand_names[1]]
     if site.recorded is None or node.op != "rope_angles" or len(site.around.positions) != len(site.operands[1]):
@@ -92,6 +92,10 @@ def half_precision(site: Site) -> Iterator[Alternative]:
             table = magnitude * np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
             yield from _if_it_fits(site, f"rope-{name}", f"{what} are rounded to {name}", table)
         yield from _if_it_fits(site, f"rope-{name}", f"cos and sin of RoPE are rounded to {name}", rounded(site.operands[1]))
+        angles = rounded(rounded(positions.astype(np.float64)) * rounded(frequencies))
+        table = rounded(magnitude * rounded(np.concatenate([np.cos(angles), np.sin(angles)], axis=1)))
+        words = f"RoPE's table is computed in {name}: positions, frequencies, angles, cos and sin are rounded"
+        yield from _if_it_fits(site, f"rope-{name}", words, table)
 
 
 def _if_it_fits(site: Site, name: str, words: str, table: Array) -> Iterator[Alternative]:

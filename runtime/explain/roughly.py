@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aprgraph.graph.ops import Array
 from aprgraph.runtime.explain.alternative import LOOSE, Alternative
-
-if TYPE_CHECKING:
-    from aprgraph.runtime.explain.explainer import Evidence
+from aprgraph.runtime.explain.evidence import Evidence
 
 #: NMSEs that float16 and bfloat16 leave: their roundings are off by some 2^-12.8 and 2^-9.8 of a number on average, squared 2e-8 and 1e-6.
 _LEAST_LEFT, _MOST_LEFT = 1e-10, 4e-6

@@ -9,7 +9,7 @@ from aprgraph.graph.ir import Graph, Node
 from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.attention import ATTN_SOFTMAX, mask_of, scores_by_layer
 from aprgraph.graph.ops.lookup import EMBED
-from aprgraph.graph.stages import STAGE_BY_NAME, StageKind
+from aprgraph.graph.stages import STAGE_BY_NAME, StageKind, is_logits
 
 _Q_COLUMNS, _K_COLUMNS, _QKV_COLUMNS = "H*D", "K*D", "(H+2K)*D"
 
@@ -19,14 +19,16 @@ class Layout:
     """``axes`` are the finest axes of the stage's shape, such as (("n", 8), ("H", 4), ("D", 16)) of 8 x 64, outermost first.
 
     ``mask`` is bool [n, t] where places are masked, of scores or of their softmax (``is_softmax``). ``scale`` is what the stage's values
-    were multiplied by, where that is a number of the model's. ``heads`` are the numbers of heads whose rows of ``head_size`` elements
-    RoPE turns, one group after the other: (H,) of q, (H, K) at the front of q, k and v side by side; empty elsewhere.
+    were multiplied by, where that is a number of the model's. Of logits (``is_logits``) the last axis is the vocabulary. ``heads`` are the
+    numbers of heads whose rows of ``head_size`` elements RoPE turns, group after group: (H,) of q, (H, K) at the front of q, k and v
+    side by side; empty elsewhere.
     """
 
     axes: tuple[tuple[str, int], ...]
     mask: Array | None = None
     is_softmax: bool = False
     scale: float | None = None
+    is_logits: bool = False
     heads: tuple[int, ...] = ()
     kv_heads: int = 0
     head_size: int = 0
@@ -63,6 +65,8 @@ def layout_of(graph: Graph, node: Node, shape: tuple[int, ...]) -> Layout:
     scores = scores_by_layer(graph).get(node.layer)
     if node.op == EMBED.name:  # by name: its scale is an attribute of this op
         return Layout(plain, scale=node.attr_float("scale"))
+    if is_logits(node.stage):
+        return Layout(plain, is_logits=True)
     if scores is None or stage is None:
         return Layout(plain)
     heads, kv_heads = scores.attr_int("heads"), scores.attr_int("kv_heads")

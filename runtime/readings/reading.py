@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from aprgraph.runtime.trace.aprt import F32
 
+#: Kinds of steps that change numbers, and not only their places.
+_CHANGES = ("mask", "factor", "softmax", "log-softmax", "shift")
+
 
 @dataclass(frozen=True)
 class Restoration:
@@ -52,7 +55,7 @@ class Reading:
     @property
     def only_regroups(self) -> bool:
         """Whether elements change places alone."""
-        return not any(step.name in ("mask", "factor") for step in self.steps)
+        return not any(step.name in _CHANGES for step in self.steps)
 
     @property
     def kinds(self) -> frozenset[str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from aprgraph.runtime.readings.layout import Layout
+from aprgraph.runtime.readings.logits import logits_otherwise
 from aprgraph.runtime.readings.reading import Reading, Restoration
 from aprgraph.runtime.readings.steps import axis_orders, factors, fused_heads, masked_places, row_orders
 from aprgraph.runtime.trace.aprt import F32
@@ -15,7 +16,7 @@ from aprgraph.runtime.trace.aprt import F32
 _Convention = Callable[[F32, F32, Layout], Iterator[Restoration]]
 
 #: In the order in which they are undone. A factor comes last: it is found by what the others leave.
-_CONVENTIONS: tuple[_Convention, ...] = (axis_orders, fused_heads, row_orders, masked_places, factors)
+_CONVENTIONS: tuple[_Convention, ...] = (axis_orders, fused_heads, row_orders, masked_places, logits_otherwise, factors)
 _MOST_STEPS = 3
 #: Tensors of more elements are read with one step only: each reading that is tried costs passes over all of them.
 _LARGE = 1 << 23

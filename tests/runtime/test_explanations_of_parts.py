@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import ml_dtypes
 import numpy as np
 import pytest
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize, quantize
 
 from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.attention import mask_of
-from aprgraph.runtime.blame import audit
+from aprgraph.runtime import decoded_weights
+from aprgraph.runtime.blame import ReplayedModel, audit
 from tests.support.arithmetic import to_q8_0
 from tests.zoo.faults.patches import then
 from tests.zoo.planting import Call, Misreading, Patch, Plant, Stored
@@ -145,6 +149,27 @@ NODES: dict[str, tuple[str, str, Patch]] = {
     "scores are capped at 2 before they are multiplied by": ("gemma2", "attn_scores", capped_first),
 }  # fmt: skip
 
+
+def in_int8(value: Array) -> Array:
+    scale = np.abs(value).max(axis=-1, keepdims=True) / np.float32(127)
+    return np.asarray(np.rint(value / scale) * scale)
+
+
+def in_fp8(value: Array) -> Array:
+    scale = np.abs(value).max() / np.float32(448)
+    return np.asarray((value / scale).astype(ml_dtypes.float8_e4m3fn).astype(np.float32) * scale)
+
+
+def in_q4_0(value: Array) -> Array:
+    return np.asarray(dequantize(quantize(value, GGMLQuantizationType.Q4_0), GGMLQuantizationType.Q4_0))
+
+
+def in_turn_with_up(stored: Stored) -> Array:
+    """gate, up, gate, up, …, of which the first half is taken."""
+    both = np.stack([stored.right, stored.subject.weight("blk.1.ffn_up.weight")], axis=1)
+    return both.reshape(-1, stored.right.shape[1])[: len(stored.right)]
+
+
 #: family: tensor, what is read of it: what is said of it.
 WEIGHTS: dict[str, tuple[str, str, Misreading]] = {
     "expert 1 has the matrix of expert 3 and expert 3 has the matrix of expert 1, in blk.1.ffn_down_exps.weight": (
@@ -154,6 +179,11 @@ WEIGHTS: dict[str, tuple[str, str, Misreading]] = {
     "the column 7 of blk.1.ffn_up.weight is taken with the other sign in every sum": (
         "llama", "ffn_up", weight(lambda w: at((..., 7), np.negative, w)),
     ),
+    "blk.1.ffn_up.weight is kept in int8 with a scale for each row": ("llama", "ffn_up", weight(in_int8)),
+    "blk.1.ffn_down.weight is kept in FP8 (E4M3) with one scale": ("llama", "ffn_down", weight(in_fp8)),
+    "blk.1.attn_q.weight is kept in Q4_0": ("llama", "attn_q", weight(in_q4_0)),
+    "blk.1.ffn_up_exps.weight is kept in int8 with a scale for each row": ("mixtral", "ffn_up_exps", weight(in_int8)),
+    "rows of gate and up lie in turn, and are read as if all of gate came first": ("llama", "ffn_gate", in_turn_with_up),
     "the columns 48 to 79 of blk.1.ffn_down.weight are left out of every sum": (
         "llama", "ffn_down", weight(lambda w: at((..., slice(48, 80)), np.zeros_like, w)),
     ),
@@ -188,6 +218,30 @@ def test_a_mistake_of_a_weight(words: str) -> None:
     family, tensor, misreading = WEIGHTS[words]
     found = explanations(family, Plant(weights={f"blk.1.{tensor}.weight": misreading}))
     assert list(found.values()) == [[words]]
+
+
+def next_layers(stored: Stored) -> Array:
+    return stored.subject.weight("blk.2.ffn_down.weight")
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-3")
+@pytest.mark.parametrize(
+    ("tensor", "misreading", "words"),
+    [
+        ("ffn_down", next_layers, "blk.2.ffn_down.weight is multiplied by in place of blk.1.ffn_down.weight"),
+        ("ffn_up", weight(in_int8), "blk.1.ffn_up.weight is kept in int8 with a scale for each row"),
+        ("ffn_gate", in_turn_with_up, "rows of gate and up lie in turn, and are read as if all of gate came first"),
+    ],
+)
+def test_a_weight_that_is_too_large_to_be_decoded_whole(
+    tensor: str, misreading: Misreading, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoded_weights, "_WHOLE", 1)
+    model = subject("llama")
+    trace = run(model, 1000, Plant(weights={f"blk.1.{tensor}.weight": misreading})).trace("faulty", model.everything)
+    (wrong,) = audit(trace, ReplayedModel(model.model)).wrong
+    assert wrong.explanation is not None
+    assert wrong.explanation.cause == words
 
 
 @pytest.mark.contract("BLAME-EXPLAINED-3")

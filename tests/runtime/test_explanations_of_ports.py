@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 from aprgraph.graph.ops import Array
-from aprgraph.runtime.explain.half_precision import bfloat16
+from aprgraph.graph.tap_plan import parse_plan
+from aprgraph.runtime.blame import audit
+from aprgraph.runtime.explain.half_precision import bfloat16, float16
 from tests.runtime.test_explanations_of_parts import LAYER, explanations
 from tests.zoo.planting import Call, Patch, Plant
+from tests.zoo.runs import run
+from tests.zoo.subjects import subject
 
 N = 10
 _QUERIES, _KEYS = np.arange(N)[:, None], np.arange(N)[None]
@@ -69,6 +73,9 @@ ROUNDED: dict[str, Callable[[Array], Array]] = {
     "RoPE's frequencies are rounded to bfloat16": lambda angles: of_angles(np.arange(N)[:, None] * bfloat16(angles[1])),
     "RoPE's angles are rounded to bfloat16": lambda angles: of_angles(bfloat16(angles)),
     "cos and sin of RoPE are rounded to bfloat16": lambda angles: bfloat16(of_angles(angles)),
+    "RoPE's table is computed in bfloat16: positions, frequencies, angles, cos and sin are rounded": lambda angles: bfloat16(
+        of_angles(bfloat16(np.arange(N)[:, None] * bfloat16(angles[1])))
+    ),
 }
 
 
@@ -96,8 +103,33 @@ def _over_all(call: Call) -> Array:
     return np.asarray(x / np.sqrt(np.square(x).mean() + call.node.attr_float("eps")) * own)
 
 
+def norm_in(rounded: Callable[[Array], Array], *steps: str) -> Patch:
+    """An RMSNorm of which the squares, their mean, the root or what is multiplied is rounded: one of ``steps``, or all of them."""
+
+    def kept(step: str, value: Array) -> Array:
+        return rounded(value) if step in steps or not steps else value
+
+    def patch(call: Call) -> Array:
+        x, own = kept("x", call.operands[0]), call.operands[1]
+        mean = kept("mean", kept("squares", x * x).mean(axis=-1, keepdims=True))
+        root = kept("root", 1 / np.sqrt(kept("root", mean + call.node.attr_float("eps"))))
+        return np.asarray(kept("weighted", kept("normed", x * root) * kept("weighted", own)))
+
+    return patch
+
+
 def shares(change: Callable[[Array], Array]) -> Patch:
     return lambda call: change(call.compute(normalise=False))
+
+
+def dropped(call: Call) -> Array:
+    """Dropout of a tenth, as in training."""
+    value = call.compute()
+    return np.where(np.random.default_rng(0).random(value.shape) < 0.1, np.float32(0), value / np.float32(0.9))
+
+
+def silu(x: Array) -> Array:
+    return np.asarray(x / (1 + np.exp(-x)))
 
 
 def scores(change: Callable[[Array], Array]) -> Patch:
@@ -110,6 +142,10 @@ NODES: dict[str, tuple[str, str, Patch]] = {
         "llama", "ffn_norm", lambda call: call.compute([call.compute(), call.operands[1]]),
     ),
     "the norm takes one root mean square for all positions together": ("llama", "ffn_norm", _over_all),
+    "the norm is computed in bfloat16, each of its steps": ("llama", "ffn_norm", norm_in(bfloat16)),
+    "the squares of the norm are rounded to bfloat16": ("llama", "ffn_norm", norm_in(bfloat16, "squares")),
+    "the sum, or the mean, of the norm's squares is rounded to float16": ("llama", "ffn_norm", norm_in(float16, "mean")),
+    "the norm is rounded to bfloat16 before its weight, and behind it": ("llama", "ffn_norm", norm_in(bfloat16, "normed", "weighted")),
     "the weights of the chosen experts go through a second softmax": ("qwen3moe", "moe_router", shares(_softmax)),
     "the weights of the chosen experts are divided by their number, 2, and not by their sum": ("qwen3moe", "moe_router", shares(lambda x: x / 2)),
     "the weights of the chosen experts are divided by the largest, and not by their sum": (
@@ -117,6 +153,11 @@ NODES: dict[str, tuple[str, str, Patch]] = {
     ),
     "attn_scores goes through 2 · tanh(x), without the division by 2": ("gemma2", "attn_scores", scores(lambda x: 2 * np.tanh(x))),
     "attn_scores goes through tanh(x / 2), and is not multiplied by 2": ("gemma2", "attn_scores", scores(lambda x: np.tanh(x / 2))),
+    "dropout of 0.1 is left on: 57 of 640 elements of ffn_out are 0, and the others 1.111 times as large": ("gpt2", "ffn_out", dropped),
+    "dropout of 0.1 is left on: 19 of 220 elements of attn_softmax are 0, and the others 1.111 times as large": ("llama", "attn_softmax", dropped),
+    "the activation is that of the product, and not of ffn_gate alone": (
+        "llama", "ffn_swigl", lambda call: silu(call.near("ffn_gate") * call.near("ffn_up")),
+    ),
     "ffn_swigl multiplies by ffn_up + 1": ("llama", "ffn_swigl", lambda call: call.operands[0] * (call.operands[1] + 1)),
     "ffn_swigl adds ffn_silu and ffn_up, and does not multiply them": ("llama", "ffn_swigl", lambda call: call.operands[0] + call.operands[1]),
     "attn_scores is cut off at 2, and not by tanh": ("gemma2", "attn_scores", scores(lambda x: np.clip(x, -2, 2))),
@@ -128,3 +169,27 @@ NODES: dict[str, tuple[str, str, Patch]] = {
 def test_a_mistake_at_a_node(words: str) -> None:
     family, node, patch = NODES[words]
     assert explanations(family, Plant({LAYER + node: patch})) == {f"layer 1 {node}": [words]}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+def test_squares_beyond_float16_are_said_with_the_positions() -> None:
+    def large(call: Call) -> Array:
+        return np.where(np.arange(N)[:, None] == 3, np.float32(3000), np.float32(1)) * call.compute()
+
+    found = explanations("llama", Plant({f"{LAYER}post_attn_residual": large, f"{LAYER}ffn_norm": norm_in(float16, "squares")}))
+    words = "the squares of the norm are rounded to float16: beyond its range at position 3, which the norm leaves at 0"
+    assert found["layer 1 ffn_norm"] == [words]
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+@pytest.mark.parametrize("taps", ["ffn_silu,ffn_swigl", "ffn_swigl"])
+def test_the_activation_of_up_in_place_of_the_gate(taps: str) -> None:
+    nodes: dict[str, Patch] = {
+        f"{LAYER}ffn_silu": lambda call: silu(call.near("ffn_up")),
+        f"{LAYER}ffn_swigl": lambda call: call.operands[0] * call.near("ffn_gate"),
+    }
+    model = subject("llama")
+    plan = parse_plan(f"ffn_gate,ffn_up,{taps}", "0..3")
+    found = audit(run(model, 1000, Plant(nodes)).trace("faulty", plan), model.replayed)
+    said = {local.key.stage: local.explanation and local.explanation.cause for local in found.wrong}
+    assert said == dict.fromkeys(taps.split(","), "the activation is that of ffn_up, and ffn_gate has none")

@@ -173,6 +173,72 @@ def _soft_cap(scores: Array) -> Array:
     return np.asarray(50 * np.tanh(scores / 50))
 
 
+#: Families with each kind of mask, norm and RoPE that attention has, of many that could have a fault.
+_KINDS = ("llama", "qwen3", "gemma2", "phi3", "gpt2", "bert")
+
+
+def _capped_mask(call: Call) -> Array:
+    """Scores with minus the cap at masked places: cap · tanh(-inf / cap)."""
+    seen, cap = _mask_of(call, lambda mask: mask), np.float32(cap_of(call.node.attrs))
+    return np.where(seen, call.compute(), -cap)
+
+
+def _softmax_over_heads(call: Call) -> Array:
+    weights = np.exp(call.operands[0] - call.operands[0].max(axis=0))
+    return np.where(_mask_of(call, lambda mask: mask), weights / weights.sum(axis=0), 0.0)
+
+
+def _has_no_sinks(subject: Subject, layer: int) -> bool:
+    return not _has_sinks(subject, layer)
+
+
+def _with_padding(call: Call) -> Array:
+    """Weights of keys before which three more lie, each with the score of the query's first."""
+    largest = np.where(_mask_of(call, lambda mask: mask), call.operands[0], -np.inf).max(axis=-1, keepdims=True)
+    sums = np.where(_mask_of(call, lambda mask: mask), np.exp(call.operands[0] - largest), 0.0).sum(axis=-1, keepdims=True)
+    return np.asarray(call.compute() * sums / (sums + 3 * np.exp(call.operands[0][..., :1] - largest)))
+
+
+def _is_plainly_causal(subject: Subject, layer: int) -> bool:
+    """Whether queries see all keys before them, and no sinks."""
+    attrs, mix = subject.graph[f"layer{layer}.attn_scores"].attrs, subject.graph[f"layer{layer}.attention"]
+    return is_causal(attrs) and not attrs["window"] and not _has_sinks(subject, layer) and mix.op == "attn_mix"
+
+
+def _mix_with_padding(call: Call) -> Array:
+    """What the weights lack of 1 is the weight of padding, whose value is minus the first one."""
+    weights, v = call.operands
+    rest = 1 - weights.sum(axis=-1, keepdims=True)
+    seen = np.concatenate([weights, rest], axis=-1)
+    return call.compute([seen, np.concatenate([v, -v[:1]])], causal=False, window=0)
+
+
+def _normed_values(call: Call) -> Array:
+    weights, v = call.operands
+    heads = v.reshape(len(v), call.node.attr_int("kv_heads"), -1)
+    normed = heads / np.sqrt(np.square(heads).mean(axis=-1, keepdims=True) + np.float32(call.subject.model.family.eps))
+    return call.compute([weights, normed.reshape(v.shape)])
+
+
+def _turned_values(call: Call) -> Array:
+    weights, v = call.operands
+    graph = call.subject.graph
+    rope = graph[f"layer{call.node.layer}.k_post_rope"]
+    table = call.values[graph.operand_names(rope.name)[1]]
+    turned = call.compute_as("rope", [v, table], **{**rope.attrs, "heads": call.node.attr_int("kv_heads"), "start": 0})
+    return call.compute([weights, turned])
+
+
+def _has_like_values(subject: Subject, layer: int) -> bool:
+    """Whether heads of v have the size of those that RoPE turns as k, and are not normalised already."""
+    name = f"layer{layer}.k_post_rope"
+    if name not in subject.graph or f"layer{layer}.v_norm" in subject.graph or subject.graph[f"layer{layer}.attention"].op != "attn_mix":
+        return False
+    rope, mix = subject.graph[name], subject.graph[f"layer{layer}.attention"]
+    columns = subject.graph.operands(mix.name)[1].type.dims[1]
+    return rope.op == "rope" and columns == mix.attr_int("kv_heads") * rope.attr_int("head_size")
+
+
 FAULTS = (
     Fault(
         "mask one ahead",
@@ -255,6 +321,13 @@ FAULTS = (
         seen="ggml-org/llama.cpp#21613",
     ),
     Fault(
+        "soft cap after the mask",
+        "graph",
+        "Scores are capped when they are masked already, so that masked keys have minus the cap, and are seen.",
+        each_layer({"attn_scores": _capped_mask, **dict.fromkeys(ALL[1:], with_attrs(causal=False, window=0))}, *ALL, when=_is_capped),
+        seen="onnx/onnx#7865",
+    ),
+    Fault(
         "GQA heads in turn",
         "kernel",
         "Query head h reads KV head h mod K in place of h / (H / K).",
@@ -281,6 +354,29 @@ FAULTS = (
         each_layer({"attn_softmax": _unnormalised_softmax}, "attn_softmax"),
     ),
     Fault(
+        "softmax over heads",
+        "kernel",
+        "The softmax goes over the heads of a key, and not over the keys.",
+        each_layer({"attn_softmax": _softmax_over_heads}, "attn_softmax", when=_has_no_sinks),
+        seen="nerdai/llms-from-scratch-rs#30",
+        families=_KINDS,
+    ),
+    Fault(
+        "softmax twice",
+        "graph",
+        "The softmax is taken of its own result.",
+        each_layer({"attn_softmax": lambda call: call.compute([call.compute(), *call.operands[1:]])}, "attn_softmax"),
+        families=_KINDS,
+    ),
+    Fault(
+        "padding attended to",
+        "input",
+        "Three positions of padding, which are not recorded, lie before the prompt, and every query sees them.",
+        each_layer({"attn_softmax": _with_padding, "attention": _mix_with_padding}, "attn_softmax", "attention", when=_is_plainly_causal),
+        seen="unslothai/unsloth#3699",
+        families=_KINDS,
+    ),
+    Fault(
         "sinks forgotten",
         "graph",
         "The softmax runs over the scores alone, without the head's sink.",
@@ -291,5 +387,19 @@ FAULTS = (
         "kernel",
         "The values of the row before are mixed: v is read one position late.",
         _of_attention({"attention": reading(1, lambda call: np.roll(call.operands[1], 1, axis=0))}, "attention"),
+    ),
+    Fault(
+        "v normalised",
+        "graph",
+        "Each head of v is normalised, as those of q and k are.",
+        each_layer({"attention": _normed_values}, "attention", when=_has_like_values),
+        families=_KINDS,
+    ),
+    Fault(
+        "v turned",
+        "graph",
+        "v is turned by RoPE, as q and k are.",
+        each_layer({"attention": _turned_values}, "attention", when=_has_like_values),
+        families=_KINDS,
     ),
 )

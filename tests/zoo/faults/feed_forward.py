@@ -71,6 +71,21 @@ def _tile_tail(value: Array) -> Array:
     return cut
 
 
+def _every_other(call: Call) -> Array:
+    """Of the columns of gate and up, which lie one after the other, every second one."""
+    return call.operands[0][:, int(call.node.attr_int("start") > 0) :: 2]
+
+
+def _in_turn(stored: Stored) -> Array:
+    """Rows of gate and up, one after the other, of which every second one is taken."""
+    is_gate = "ffn_gate" in stored.info.name
+    other = stored.subject.weight(
+        stored.info.name.replace("ffn_gate", "ffn_up") if is_gate else stored.info.name.replace("ffn_up", "ffn_gate")
+    )
+    both = [stored.right, other] if is_gate else [other, stored.right]
+    return np.concatenate(both, axis=-2)[..., 0 if is_gate else 1 :: 2, :]
+
+
 FAULTS = (
     Fault(
         "gate and up swapped",
@@ -93,6 +108,18 @@ FAULTS = (
             ),
             each_layer_weight(("ffn_up.weight",), _halves_swapped, "ffn_gate", "ffn_up", when=having("ffn_gate")),
         ),
+    ),
+    Fault(
+        "gate and up in turn",
+        "weights",
+        "Rows of gate and up are read as if they lay in turn, where all of gate come first.",
+        either(
+            each_layer_weight(("ffn_gate_exps.weight", "ffn_up_exps.weight"), _in_turn, "moe_expert_gate", "moe_expert_up"),
+            each_layer_weight(("ffn_gate.weight", "ffn_up.weight"), _in_turn, "ffn_gate", "ffn_up"),
+            each_layer(dict.fromkeys(("ffn_gate", "ffn_up"), _every_other), "ffn_gate", "ffn_up", when=having("ffn_gate_up")),
+        ),
+        families=("llama", "phi3", "glm4", "mixtral", "gpt-oss"),  # each way in which a file has them
+        seen="vllm-project/vllm#27024",
     ),
     Fault("another activation", "graph", "GELU for SiLU, or the reverse.", _activation(_other_activation)),
     Fault(

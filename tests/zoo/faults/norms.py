@@ -8,7 +8,7 @@ import numpy as np
 
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import left_out, reading, with_attrs
-from tests.zoo.faults.places import Sites, each_layer, either, having, where
+from tests.zoo.faults.places import Condition, Sites, each_layer, either, having, where
 from tests.zoo.planting import Call, Fault, Patch, Site
 from tests.zoo.subjects import Subject
 
@@ -110,6 +110,51 @@ def _before_attention(call: Call) -> Array:
     return call.values[call.subject.graph.operand_names(f"layer{call.node.layer}.attn_norm")[0]]
 
 
+def _in_other_order(norm: str, rope: str) -> dict[str, Patch]:
+    """The first of a norm of heads and RoPE gives what the other one should give of it, and the second nothing new."""
+
+    def turned(call: Call, x: Array) -> Array:
+        graph = call.subject.graph
+        node = graph[f"layer{call.node.layer}.{rope}"]
+        return call.compute_as("rope", [x, call.values[graph.operand_names(node.name)[1]]], **{**node.attrs, "start": 0})
+
+    def normed(call: Call) -> Array:
+        return call.compute([turned(call, call.operands[0]), *call.operands[1:]])
+
+    def turned_last(call: Call) -> Array:
+        graph = call.subject.graph
+        node = graph[f"layer{call.node.layer}.{norm}"]
+        start, width = (call.node.attr_int("start"), call.node.attr_int("heads") * call.node.attr_int("head_size"))
+        x = call.operands[0][:, start : start + width]
+        weights = map(call.subject.weight, graph.operand_names(node.name)[1:])
+        return turned(call, call.compute_as(node.op, [x, *weights], **node.attrs))
+
+    def patch(call: Call) -> Array:
+        graph = call.subject.graph
+        mine, other = (call.node.name, f"layer{call.node.layer}.{rope if call.node.name.endswith(norm) else norm}")
+        if graph.operand_names(mine)[0] == other:
+            return call.operands[0]
+        return normed(call) if call.node.name.endswith(norm) else turned_last(call)
+
+    return {norm: patch, rope: patch}
+
+
+def _norms_come(first: str, second: str) -> Condition:
+    """Whether the layer has q first as ``first`` and then as ``second``, and its norm has weights."""
+
+    def when(subject: Subject, layer: int) -> bool:
+        graph = subject.graph
+        mine = [graph[f"layer{layer}.{name}"] for name in (first, second)]
+        has_weights = any(len(graph.operand_names(node.name)) > 1 for node in mine if node.op != "rope")
+        return "rope" in {node.op for node in mine} and graph.operand_names(mine[1].name)[0] == mine[0].name and has_weights
+
+    return when
+
+
+_OTHER_ORDER = {**_in_other_order("q_norm", "q_post_rope"), **_in_other_order("k_norm", "k_post_rope")}
+_HEADS = ("q_norm", "k_norm", "q_post_rope", "k_post_rope")
+
+
 FAULTS = (
     Fault(
         "norms of q and k forgotten",
@@ -117,6 +162,20 @@ FAULTS = (
         "The norms of q and k are left out.",
         each_layer({"q_norm": left_out, "k_norm": left_out}, "q_norm", "k_norm"),
         seen="paiml/aprender#1228",
+    ),
+    Fault(
+        "norms of q and k behind RoPE",
+        "graph",
+        "Heads of q and k are normalised when RoPE has turned them, where that comes last.",
+        each_layer(_OTHER_ORDER, *_HEADS, when=_norms_come("q_norm", "q_post_rope")),
+        seen="meta-pytorch/torchtune#2809",
+    ),
+    Fault(
+        "norms of q and k before RoPE",
+        "graph",
+        "Heads of q and k are normalised before RoPE turns them, where that comes first.",
+        each_layer(_OTHER_ORDER, *_HEADS, when=_norms_come("q_post_rope", "q_norm")),
+        seen="vllm-project/vllm-metal#660",
     ),
     Fault(
         "norm of q over the row",

@@ -1,0 +1,65 @@
+"""Logits that were recorded as what is made of them are read so; what is wrong in them is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from aprgraph.graph.ops import Array
+from aprgraph.runtime.blame import audit
+from aprgraph.runtime.readings.layout import Layout
+from aprgraph.runtime.readings.search import find_reading
+from tests.zoo.faults.patches import then
+from tests.zoo.planting import Plant
+from tests.zoo.runs import run
+from tests.zoo.subjects import subject
+
+RNG = np.random.default_rng(2)
+
+
+def softmax(logits: Array) -> Array:
+    exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
+
+
+FORMS: dict[str, Callable[[Array], Array]] = {
+    "as the softmax of the logits": softmax,
+    "as the logarithm of the softmax of the logits": lambda logits: np.log(softmax(logits.astype(np.float64))),
+    "with the largest logit of each position taken off": lambda logits: logits - logits.max(axis=-1, keepdims=True),
+    "with the mean of each position's logits taken off": lambda logits: logits - logits.mean(axis=-1, keepdims=True, dtype=np.float64),
+}
+
+
+@pytest.mark.contract("BLAME-RECORDING-1")
+@pytest.mark.parametrize("words", FORMS)
+def test_logits_in_another_form_are_right(words: str) -> None:
+    model = subject("llama")
+    found = audit(run(model, 1000, Plant({"lm_head": then(FORMS[words])})).trace("theirs", model.everything), model.replayed)
+    assert found.wrong == ()
+    assert {local.key.stage: local.reading for local in found.locals if local.reading is not None} == {"lm_head": words}
+    assert f"if it was recorded {words}" in " ".join(map(str, found.summary.notes))
+
+
+@pytest.mark.contract("BLAME-RECORDING-1")
+def test_a_wrong_probability_is_no_form_of_recording() -> None:
+    def exchanged(logits: Array) -> Array:
+        return softmax(logits)[:, [1, 0, *range(2, logits.shape[-1])]]
+
+    model = subject("llama")
+    found = audit(run(model, 1000, Plant({"lm_head": then(exchanged)})).trace("theirs", model.everything), model.replayed)
+    assert [local.key.stage for local in found.wrong] == ["lm_head"]
+
+
+@pytest.mark.contract("BLAME-RECORDING-1")
+@pytest.mark.parametrize("words", FORMS)
+def test_each_position_has_its_own_sum(words: str) -> None:
+    """Also where a float32 holds nothing of some probabilities."""
+    logits = RNG.standard_normal((3, 50)).astype(np.float32) * np.float32([[1], [5], [60]])
+    recorded = np.asarray(FORMS[words](logits), np.float32)
+    layout = Layout((("n", 3), ("V", 50)), is_logits=True)
+    found = find_reading(recorded, logits, layout, lambda values: bool(np.abs(values - logits).max() < 1e-4 * np.abs(logits).max()))
+    assert found is not None
+    assert found.words == words
+    assert find_reading(recorded, logits, Layout((("n", 3), ("V", 50))), lambda values: bool(np.abs(values - logits).max() < 1e-4)) is None

@@ -39,6 +39,8 @@ def other_rows(site: Site) -> Iterator[Alternative]:
         )  # fmt: skip
     if site.recorded is not None and site.operand_names[0] != "positions":
         yield from _tokens_that_fit(site, ids)
+    elif site.recorded is not None:
+        yield from _positions_that_fit(site, ids)
 
 
 @explains("query_temperature")
@@ -72,6 +74,23 @@ def _tokens_that_fit(site: Site, ids: Array) -> Iterator[Alternative]:
     else:
         words = f"the tokens are {_first(changed)} in place of {_first(ids)}, as of another prompt"
     yield Alternative(ANOTHER_PROMPT, words, with_value(site, 0, changed))
+
+
+def _positions_that_fit(site: Site, ids: Array) -> Iterator[Alternative]:
+    """Positions are counted from another one, as where those of padding to the left count too."""
+    assert site.recorded is not None
+    some = slice(0, _MOST_POSITIONS)
+    if not len(ids) or math.prod(site.operands[1].shape) > _LARGEST_TABLE or not np.isfinite(site.recorded).all():
+        return
+    shifts = np.unique(_nearest_rows(site, site.recorded[some]) - ids[some])
+    shift = int(shifts[0])
+    moved = ids + shift
+    if len(shifts) > 1 or shift in (0, 1, 2, -1) or moved.min() < 0 or moved.max() >= site.operands[1].shape[0]:
+        return
+    if site.fits(site.compute([moved, site.operands[1]])):
+        where = f"behind, as where positions are counted from {shift}" if shift > 0 else "before"
+        words = f"{site.called} looks up the row {abs(shift)} {where}"
+        yield Alternative("row-shifted", words, with_operand(site, 0, partial(np.add, shift)))
 
 
 def _nearest_rows(site: Site, recorded: Array) -> Array:

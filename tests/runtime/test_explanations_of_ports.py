@@ -172,6 +172,13 @@ def test_a_mistake_at_a_node(words: str) -> None:
 
 
 @pytest.mark.contract("BLAME-EXPLAINED-4")
+def test_embeddings_of_positions_that_count_padding() -> None:
+    plant = Plant({"layer0.embedding_of_positions": lambda call: call.compute([call.operands[0] + 5, call.operands[1]])})
+    words = "embedding_of_positions looks up the row 5 behind, as where positions are counted from 5"
+    assert explanations("gpt2", plant) == {"layer 0 embedding": [words]}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
 def test_squares_beyond_float16_are_said_with_the_positions() -> None:
     def large(call: Call) -> Array:
         return np.where(np.arange(N)[:, None] == 3, np.float32(3000), np.float32(1)) * call.compute()

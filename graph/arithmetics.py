@@ -85,7 +85,7 @@ _CPU_OPS = {op.traits.variant_of: op.name for op in (GELU_HALF, ROPE_ANGLES_CHAI
 
 
 #: Families in which llama.cpp multiplies the queries by the scale of the scores: `ggml_scale` of Qcur in src/models.
-_SCALED_QUERIES = ("gemma2", "gemma3", "gemma-embedding", "phi2", "phi3")
+_SCALED_QUERIES = ("gemma", "gemma2", "gemma3", "gemma-embedding", "phi2", "phi3")
 
 #: ggml's CUDA backend in passes of up to 8 positions: mmvq.cu and vecdotq.cuh of ggml-cuda. Not there: Q4_1, Q5_1 and
 #: IQ1_S, of which products of scales are rounded to float16, and F16 and BF16, which depend on the GPU.

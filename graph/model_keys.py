@@ -69,7 +69,7 @@ _RECURRENT = ("short_conv", "delta_rule", "l2_norm", "ssm_scan")
 _STREAMS = ("altup_predict", "altup_correct", "stream_add", "stream_mean")
 _OFF: tuple[object, ...] = (0, False)
 #: Families whose routers llama.cpp reads from the file.
-_FREE_ROUTERS = ("glm4moe", "deepseek2")
+_FREE_ROUTERS = ("glm4moe", "deepseek2", "dots1")
 _NOT_READ = "llama.cpp does not read it in this family"
 
 _READ = (
@@ -124,7 +124,7 @@ _READ = (
     ModelKey(
         "attention.scale", "what attention scores are multiplied by", _SCALE, neutral=(0,), has_default=True,
         llama_cpp="llama.cpp does not read it in this family, and takes the family's own scale",
-        llama_cpp_reads_in=("granite", "granitehybrid"),
+        llama_cpp_reads_in=("granite", "granitemoe", "granitehybrid"),
     ),
     ModelKey("attn_logit_softcapping", "the cap of attention scores", _SCALE, neutral=_OFF, has_default=True),
     ModelKey("final_logit_softcapping", "the cap of logits", ("soft_cap",), neutral=_OFF, has_default=True,
@@ -207,7 +207,7 @@ _READ = (
     ModelKey("shortconv.l_cache", "the positions of the gated short convolution", ("short_conv",), neutral=_OFF),
     *(
         # Granite 4's dense models have the settings of those with recurrent layers, and none of these layers.
-        ModelKey(f"ssm.{name}", f"{what} of recurrent layers", _RECURRENT, neutral=_OFF, harmless_in=("granite",))
+        ModelKey(f"ssm.{name}", f"{what} of recurrent layers", _RECURRENT, neutral=_OFF, harmless_in=("granite", "granitemoe"))
         for name, what in (
             ("conv_kernel", "the positions of the short convolution"), ("inner_size", "the columns of v (x in state spaces)"),
             ("state_size", "the size of a head of q and k (of B and C)"),
@@ -245,7 +245,7 @@ _READ = (
         matters=with_experts, llama_cpp=_NOT_READ, llama_cpp_reads_in=_FREE_ROUTERS,
     ),
     ModelKey("expert_gating_func", "how scores of experts become weights", ("router_weights",), neutral=(0, 1), matters=with_experts,
-             llama_cpp=f"{_NOT_READ}, and takes the softmax", llama_cpp_reads_in=(*_FREE_ROUTERS, "lfm2moe")),
+             llama_cpp=f"{_NOT_READ}, and takes the softmax", llama_cpp_reads_in=(*_FREE_ROUTERS, "lfm2moe", "minimax-m2")),
     ModelKey(
         "expert_group_count", "into how many groups experts are divided", ("top_k",), neutral=(0, 1), matters=with_experts,
         llama_cpp="llama.cpp takes groups by their two best experts, also where the original takes them by the best (V2)",
@@ -312,7 +312,7 @@ _NEVER_READ = (
     *(
         ModelKey(name, "another architecture", neutral=_OFF)
         for name in (
-            "features_length", "decoder_block_count", "n_deepstack_layers", "hash_layer_count",
+            "features_length", "decoder_block_count", "hash_layer_count",
             "rescale_every_n_layers", "time_mix_extra_dim", "time_decay_extra_dim", "token_shift_count", "wkv.head_size", "kda.head_dim",
             "ssm.dt_b_c_rms", "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length",
             "convnext.block_count", "hyper_connection.count",
@@ -320,6 +320,7 @@ _NEVER_READ = (
         )
     ),
     ModelKey("deepstack_mapping", "which layers read an image", neutral=_OFF),
+    ModelKey("n_deepstack_layers", "how many layers, the first ones, read an image", neutral=_OFF, harmless_in=("qwen3vl", "qwen3vlmoe")),
 )  # fmt: skip
 
 MODEL_KEYS: Mapping[str, ModelKey] = {key.name: key for key in (*_READ, *_HARMLESS, *_NEVER_READ)}

@@ -213,6 +213,11 @@ class Family:
         return {slot: Conversion()}
 
     @classmethod
+    def is_transposed(cls, slot: str, dims: tuple[int, ...], config: Mapping[str, Any]) -> bool:  # noqa: ARG003 -- those of other families
+        """Whether a checkpoint's weight of ``slot``, of ``dims``, has the rows of x first; ``config`` is as in ``conversions``."""
+        return slot in cls.hf_transposed
+
+    @classmethod
     def made_fields(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """The fields of a config.json, with what transformers' class of the configuration makes of them in place of what it is made of."""
         return fields

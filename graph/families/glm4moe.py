@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from aprgraph.graph.families.mixture import SIGMOID, Mixture
 from aprgraph.graph.families.numbers import Reading, number, real
@@ -28,6 +28,8 @@ class Glm4Moe(Mixture):
         "shared_out": "mlp.shared_experts.down_proj",
     }
     gating_function = SIGMOID
+    #: Whether every model normalises each head of q and k.
+    norms_heads: ClassVar[bool] = False
     experts = number("expert_count", "n_routed_experts", most=1 << 16)
     expert_scale = real("expert_weights_scale", "routed_scaling_factor", 1.0)
     dense_layers = number("leading_dense_block_count", "first_k_dense_replace", 0, least=0)
@@ -36,7 +38,7 @@ class Glm4Moe(Mixture):
 
     def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
         """RoPE, after an RMSNorm over each head in models that have one."""
-        return super().apply_rope(g, g.norm_heads(x) if g.has(f"{x.name}_norm") else x, layer)
+        return super().apply_rope(g, g.norm_heads(x) if self.norms_heads or g.has(f"{x.name}_norm") else x, layer)
 
     def choose_by(self, g: GraphBuilder, scores: str) -> str:
         """The sigmoids of the scores, plus a bias that takes no part in the weights."""

@@ -23,7 +23,13 @@ _CLASSES = {name for family in FAMILIES.values() for name in family.hf_classes.s
 _NAMES = [
     name
     for name, spec in MODELS.items()
-    if _CLASSES & {f"{spec.name.removesuffix('Text')}ForCausalLM", f"{spec.name}LMHeadModel", f"{spec.name}Model"}
+    if _CLASSES
+    & {
+        f"{spec.name.removesuffix('Text')}ForCausalLM",
+        f"{spec.name}LMHeadModel",
+        f"{spec.name}Model",
+        f"{spec.name}ForConditionalGeneration",
+    }
 ]
 #: Stages of the graph that are not to be seen: there, experts' activation is no module.
 _HIDDEN = {"gpt-oss": {"moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out"}}

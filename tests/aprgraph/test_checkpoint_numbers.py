@@ -68,7 +68,7 @@ def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> 
         assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
     assert trace.info is not None
     assert trace.info.model["file"] == "Hugging Face checkpoint"
-    neighbours = name.startswith(("glm4-", "command-r", "cohere2", "ernie4", "deepseek", "llama4"))
+    neighbours = name.startswith(("glm4-", "chatglm", "command-r", "cohere2", "ernie4", "deepseek", "llama4"))
     graph = trace.graph()
     assert graph is not None
     order = "interleaved" if neighbours else "halves" if graph.with_op("rope") else None

@@ -51,11 +51,18 @@ LLAMA_CPP_TOLERANCES = {
             "ernie4-5-moe-f32",
             "arcee-f32",
             "llama4-f32-wide",
+            "olmoe-f32",
+            "granitemoe-f32",
+            "minimax-m2-f32",
+            "dots1-f32",
+            "chatglm-f32",
+            "qwen3vl-f32",
+            "qwen3vlmoe-f32",
         ),
         TOLERANCE,
     ),
     # llama.cpp looks GELU up in a table of float16.
-    **dict.fromkeys(("gemma2-f32", "starcoder2-f32", "phi2-f32", "gpt2-f32", "gemma4-f32", "gemma4-f32-experts"), 1e-7),
+    **dict.fromkeys(("gemma-f32", "gemma2-f32", "starcoder2-f32", "phi2-f32", "gpt2-f32", "gemma4-f32", "gemma4-f32-experts"), 1e-7),
     # llama.cpp rounds activations to 8 bits before quantised weights, and the bounds of YaRN to whole pairs, which alone makes 3e-7.
     "gpt-oss-mxfp4": 1e-3,
 }

@@ -30,6 +30,7 @@ class FamilyModel:
     """``config`` is of transformers' class ``{name}Config``, of a text model perhaps; ``formats`` and ``absorbed`` are as in ``write_gguf``.
 
     With ``pooling``, mean, first or last, it is an embedding model: its class has no head, and dense layers of ``dense`` rows may follow.
+    With ``vision``, the configuration of an encoder of images, ``config`` is that of the text model inside.
     """
 
     architecture: str
@@ -39,6 +40,7 @@ class FamilyModel:
     absorbed: bool = False
     pooling: str = ""
     dense: tuple[int, ...] = ()
+    vision: dict[str, Any] = field(default_factory=dict)
 
 
 #: Sizes are no multiples of any tile, and heads are not hidden / heads wide where they need not be.
@@ -47,6 +49,10 @@ _SIZES: dict[str, Any] = {
     "rms_norm_eps": 1e-5, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
 }  # fmt: skip
 _ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+#: An encoder of images that sees none.
+_VISION: dict[str, Any] = {"depth": 1, "hidden_size": 8, "num_heads": 2, "patch_size": 2, "out_hidden_size": 32}
+_QWEN_VL: dict[str, Any] = _SIZES | {"tie_word_embeddings": False}
+_INTERLEAVED: dict[str, Any] = _ROPE | {"rope_theta": 5e6, "mrope_section": [4, 2, 2], "mrope_interleaved": True}
 _GPT_OSS: dict[str, Any] = _SIZES | {
     "hidden_size": 44, "intermediate_size": 28, "head_dim": 16, "num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": 4,
     "max_position_embeddings": 131072,
@@ -213,6 +219,40 @@ MODELS = {
     "hunyuan-dense-f32": FamilyModel("hunyuan-dense", "HunYuanDenseV1", _SIZES | {
         "hidden_size": 20, "intermediate_size": 28, "head_dim": 8, "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "alpha": 50.0, "factor": 1.0},
     }),
+    "gemma-f32": FamilyModel("gemma", "Gemma", _SIZES | {"hidden_size": 24, "intermediate_size": 28, "head_dim": 8, "rope_parameters": _ROPE}),
+    "olmoe-f32": FamilyModel("olmoe", "Olmoe", _SIZES | {
+        "hidden_size": 24, "num_key_value_heads": 4, "intermediate_size": 12, "num_experts": 6, "num_experts_per_tok": 2,
+        "rope_parameters": _ROPE,
+    }),
+    "granitemoe-f32": FamilyModel("granitemoe", "GraniteMoeShared", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 12, "shared_intermediate_size": 14, "num_local_experts": 5, "num_experts_per_tok": 2,
+        "embedding_multiplier": 6.0, "residual_multiplier": 0.5, "attention_multiplier": 0.25, "logits_scaling": 4.0,
+        "rope_parameters": _ROPE, "tie_word_embeddings": True,
+    }),
+    # A bias that changes which experts are chosen.
+    "minimax-m2-f32": FamilyModel("minimax-m2", "MiniMaxM2", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 12, "head_dim": 8, "num_local_experts": 6, "num_experts_per_tok": 2,
+        "rope_parameters": _ROPE | {"rope_theta": 5e6, "partial_rotary_factor": 0.5},
+    }),
+    # A dense layer first, and a bias that changes which experts are chosen.
+    "dots1-f32": FamilyModel("dots1", "Dots1", _SIZES | {
+        "hidden_size": 24, "num_key_value_heads": 4, "intermediate_size": 28, "moe_intermediate_size": 12,
+        "first_k_dense_replace": 1, "n_routed_experts": 6, "n_shared_experts": 2, "num_experts_per_tok": 2, "norm_topk_prob": True,
+        "routed_scaling_factor": 2.5, "sliding_window": None, "rope_parameters": _ROPE,
+    }),
+    "chatglm-f32": FamilyModel("chatglm", "Glm", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "head_dim": 8, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+    }),
+    "qwen2vl-f32": FamilyModel("qwen2vl", "Qwen2_5_VL", _QWEN_VL | {
+        "hidden_size": 32, "intermediate_size": 28, "rope_parameters": _ROPE | {"rope_theta": 1e6, "mrope_section": [1, 1, 2]},
+    }, vision=_VISION | {"intermediate_size": 8, "fullatt_block_indexes": [0]}),
+    "qwen3vl-f32": FamilyModel("qwen3vl", "Qwen3VL", _QWEN_VL | {
+        "hidden_size": 24, "intermediate_size": 28, "head_dim": 16, "rope_parameters": _INTERLEAVED,
+    }, vision=_VISION | {"out_hidden_size": 24, "intermediate_size": 8, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}),
+    "qwen3vlmoe-f32": FamilyModel("qwen3vlmoe", "Qwen3VLMoe", _QWEN_VL | {
+        "hidden_size": 24, "intermediate_size": 28, "head_dim": 16, "rope_parameters": _INTERLEAVED, "num_experts": 6,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 10,
+    }, vision=_VISION | {"out_hidden_size": 24, "intermediate_size": 8, "deepstack_visual_indexes": [0], "num_position_embeddings": 16}),
     "hunyuan-moe-f32": FamilyModel("hunyuan-moe", "HunYuanMoEV1", _SIZES | {
         "hidden_size": 24, "intermediate_size": 12, "head_dim": 6, "num_experts": 5, "moe_topk": 2, "rope_parameters": _ROPE,
     }),
@@ -338,7 +378,10 @@ def make_model(name: str, path: Path) -> LoadedModel:
     """Write a model as GGUF, and return it as it is in transformers, in float64. Its name says which random weights it has."""
     spec = MODELS[name]
     transformers.logging.set_verbosity_error()
-    config = getattr(transformers, f"{spec.name}Config")(**spec.config, attn_implementation="eager", experts_implementation="eager")
+    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    if spec.vision:
+        return _make_with_images(spec, name, path, eager)
+    config = getattr(transformers, f"{spec.name}Config")(**spec.config, **eager)
     end = "LMHeadModel" if spec.name == "GPT2" else "ForCausalLM"
     kind = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{spec.name.removesuffix('Text')}{end}")
     model = kind(config, add_pooling_layer=False) if spec.architecture == "bert" else kind(config)
@@ -354,6 +397,19 @@ def make_model(name: str, path: Path) -> LoadedModel:
     model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()})
     functions = sys.modules[type(model).__module__]
     return LoadedModel(spec.architecture, model.double().eval(), functions, spec.absorbed, spec.pooling, dense)
+
+
+def _make_with_images(spec: FamilyModel, name: str, path: Path, eager: dict[str, str]) -> LoadedModel:
+    """The same of a model with an encoder of images, whose weights are in no file here and bear on no text."""
+    config = getattr(transformers, f"{spec.name}Config")(text_config=spec.config, vision_config=spec.vision, **eager)
+    model = getattr(transformers, f"{spec.name}ForConditionalGeneration")(config)
+    seed, prefix = zlib.crc32(name.encode()), "model.language_model."
+    shapes = {key: tuple(values.shape) for key, values in model.state_dict().items() if ".visual." not in key}
+    plain = {key: key.replace(prefix, "model.") for key in shapes}
+    state = {key: _random(spec, plain[key], shape, seed) for key, shape in shapes.items()}
+    write_gguf(path, spec.architecture, config.text_config, {plain[key]: values for key, values in state.items()}, spec.formats)
+    model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()}, strict=False)
+    return LoadedModel(spec.architecture, model.double().eval(), sys.modules[type(model).__module__])
 
 
 def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> F32:

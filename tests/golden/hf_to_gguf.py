@@ -33,7 +33,7 @@ _COHERE: dict[str, Source] = {
     "attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale", "rope.scaling.type": lambda _: "none",
 }  # fmt: skip
 #: Families whose rows of q and k are reordered.
-PERMUTED = ("arcee", "granite", "olmo", "mistral3", "smollm3", "granitehybrid")
+PERMUTED = ("arcee", "granite", "granitemoe", "olmo", "mistral3", "smollm3", "granitehybrid")
 
 
 def _first(config: Any, kind: str) -> Any:
@@ -98,6 +98,11 @@ def _yarn(where: str) -> dict[str, Source]:
     return {f"rope.scaling.{key}": f"{where}.{field}" for key, field in fields.items()}
 
 
+_GRANITE: dict[str, Source] = {
+    **_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
+    "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}  # fmt: skip
 _EXPERTS: dict[str, Source] = {
     "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_count": "n_shared_experts", "leading_dense_block_count": "first_k_dense_replace",
@@ -132,9 +137,9 @@ def _yarn_deepseek(config: Any) -> dict[str, Source]:
     }
 
 
+_AXES: dict[str, Source] = {"rope.dimension_sections": lambda config: [*config.rope_parameters["mrope_section"], 0]}
 _QWEN_3_5: dict[str, Source] = {
-    **_HEAD_SIZE, **_ROPE_BASE, **_DELTA_NET, "rope.dimension_count": _rope_dims,
-    "rope.dimension_sections": lambda config: [*config.rope_parameters["mrope_section"], 0],
+    **_HEAD_SIZE, **_ROPE_BASE, **_DELTA_NET, **_AXES, "rope.dimension_count": _rope_dims,
 }  # fmt: skip
 
 
@@ -206,11 +211,25 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_HEAD_SIZE, "attn_logit_softcapping": "attn_logit_softcapping", "final_logit_softcapping": "final_logit_softcapping",
         "attention.sliding_window": "sliding_window",
     },
-    "granite": {
-        **_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
-        "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
-        "logit_scale": "logits_scaling",
+    "granite": _GRANITE,
+    # The base of RoPE is not written here either.
+    "gemma": _HEAD_SIZE,
+    # The size of an expert is that of the network which there is not.
+    "olmoe": {**_ROPE_BASE, "expert_count": "num_experts", "expert_used_count": "num_experts_per_tok"},
+    "granitemoeshared": {
+        **_GRANITE, "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok",
+        "expert_shared_feed_forward_length": "shared_intermediate_size",
     },
+    "minimax_m2": {
+        **_HEAD_SIZE, **_ROPE_BASE, "rope.dimension_count": _rope_dims, "expert_count": "num_local_experts",
+        "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "intermediate_size",
+        "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID),
+    },
+    "dots1": {
+        **_ROPE_BASE, **_EXPERTS, "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID),
+        "expert_weights_norm": "norm_topk_prob",
+    },
+    "glm": {**_ROPE_BASE, "rope.dimension_count": _rope_dims},
     "glm4": {
         **_HEAD_SIZE, **_ROPE_BASE,
         "rope.dimension_count": lambda config: int(config.head_dim * config.rope_parameters["partial_rotary_factor"]),
@@ -285,6 +304,12 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
     },
     "qwen3": {**_HEAD_SIZE, **_ROPE_BASE},
+    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text"), _ROPE_BASE | _AXES),
+    "qwen3_vl_text": {**_HEAD_SIZE, **_ROPE_BASE, **_AXES, "n_deepstack_layers": lambda _: 3},
+    "qwen3_vl_moe_text": {
+        **_HEAD_SIZE, **_ROPE_BASE, **_AXES, "n_deepstack_layers": lambda _: 3, "expert_count": "num_experts",
+        "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
+    },
     "granitemoehybrid": {
         **_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
         "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
@@ -322,7 +347,7 @@ _NOMIC = {
     "mlp.down_proj": "mlp.fc2", "post_attention_layernorm": "norm1", "post_mlp_layernorm": "norm2",
 }  # fmt: skip
 #: Whose norms multiply by 1 + weight.
-ONE_MORE = ("gemma2", "gemma-embedding", "qwen3next", "qwen35", "qwen35moe", "nemotron")
+ONE_MORE = ("gemma", "gemma2", "gemma-embedding", "qwen3next", "qwen35", "qwen35moe", "nemotron")
 
 
 def _neighbours(rows: F32, heads: int) -> F32:
@@ -480,7 +505,7 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield name.replace("router", "router.layer"), values
         elif ".mixer." in name or ".mamba." in name:
             yield from _state_space(config.n_groups if ".mixer." in name else config.mamba_n_groups, name, values)
-        elif architecture == "granitehybrid" and ".shared_mlp." in name:
+        elif architecture.startswith("granite") and ".shared_mlp." in name:
             yield from _shared_network(name, values, has_experts=bool(config.num_local_experts))
         elif ".linear_attn." in name:
             yield from _delta_net(config, name, values)
@@ -495,7 +520,12 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
         elif name.endswith("expert_bias"):
             yield f"{name}.bias", values
         elif name.endswith("e_score_correction_bias"):
-            yield name.replace("_bias", ".bias").replace("gate.moe_statics", "moe_statics"), values.reshape(-1)
+            yield (
+                name.replace("_bias", ".bias")
+                .replace("gate.moe_statics", "moe_statics")
+                .replace("mlp.e_score", "block_sparse_moe.e_score"),
+                values.reshape(-1),
+            )
         else:
             yield (f"{name}.weight" if name.endswith("sinks") else name), values
 

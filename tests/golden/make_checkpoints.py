@@ -38,7 +38,8 @@ NAMES = (
     "hunyuan-dense-f32", "hunyuan-moe-f32", "apertus-f32", "starcoder2-f32", "stablelm-f32", "stablelm-f32-parallel",
     "phi2-f32", "gpt2-f32", "nemotron-f32", "ernie4-5-moe-f32", "lfm2-f32", "lfm2moe-f32", "mamba2-f32", "granitehybrid-f32",
     "granitehybrid-f32-dense", "olmo-f32", "qwen35-f32-biases", "llama4-f32", "gemma-embedding-f32", "qwen3-embedding-f32",
-    "gemma4-f32", "gemma4-f32-experts", "gemma3n-f32",
+    "gemma4-f32", "gemma4-f32-experts", "gemma3n-f32", "gemma-f32", "olmoe-f32", "granitemoe-f32", "minimax-m2-f32", "dots1-f32",
+    "chatglm-f32", "qwen2vl-f32", "qwen3vl-f32", "qwen3vlmoe-f32",
 )  # fmt: skip
 
 
@@ -71,6 +72,8 @@ def save(model: Any, path: Path, folder: Path) -> None:
             values.data = ((values.data + 1).double() - 1).float()
     for values in model.buffers():
         values.data = values.data.float() if values.is_floating_point() else values.data
+    if hasattr(model.base_model, "visual"):  # whose weights are in no file here
+        del model.base_model.visual
     model.save_pretrained(folder)
     if path.stem == "gpt-oss-mxfp4":
         pack_experts(path, folder)

@@ -43,7 +43,7 @@ _NORMS_OF = {
     "cohere2": _ONE,
 }
 #: Families that cap or scale what the head gives.
-_CHANGE_LOGITS = ("granite", "granitehybrid", "command-r", "cohere2")
+_CHANGE_LOGITS = ("granite", "granitemoe", "granitehybrid", "command-r", "cohere2")
 #: Families that call RoPE for q and for k.
 _TURN_APART = ("gemma3n", "gemma4")
 #: Families that normalise [1, heads, n, D].
@@ -68,6 +68,7 @@ class Recorder:
             ENCODERS[loaded.architecture](model, self._put, lambda layer: setattr(self, "layer", layer))
             return
         decoder = _first(model, "transformer", "backbone", "model") or model
+        decoder = _first(decoder, "language_model") or decoder  # of a model with images too
         layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
         if loaded.architecture == "gemma3n":
             hook_gemma3n(self._put, decoder)
@@ -275,9 +276,9 @@ class Recorder:
                 norm.register_forward_hook(normed_heads(f"{part}_norm"))
 
     def _hook_networks(self, index: int, layer: Any) -> None:
-        if hasattr(layer, "shared_mlp"):
+        if getattr(layer, "shared_mlp", None) is not None:
             self._hook_beside(index, layer.block_sparse_moe, layer.shared_mlp)
-        elif (network := _first(layer, "mlp", "feed_forward")) is not None:
+        elif (network := _first(layer, "mlp", "feed_forward", "block_sparse_moe")) is not None:
             self._hook_feed_forward(index, network)
 
     def _hook_beside(self, index: int, experts: Any | None, shared: Any) -> None:
@@ -350,6 +351,8 @@ class Recorder:
         self._put(index, "moe_router_logits", logits)
         if hasattr(router, "e_score_correction_bias"):
             self._put(index, "moe_router_scores", logits.sigmoid() + router.e_score_correction_bias)
+        if hasattr(mlp, "e_score_correction_bias"):
+            self._put(index, "moe_router_scores", logits.sigmoid() + mlp.e_score_correction_bias)
         if hasattr(mlp, "expert_bias"):
             self._put(index, "moe_router_scores", logits.sigmoid() + mlp.expert_bias)
         if hasattr(router, "moe_statics"):

@@ -786,6 +786,11 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "Qwen3-Next-80B-A3B-Instruct": ("qwen3next", 64, 1e7, (0,) * 6, ""),
     "DeepSeek-V2-Lite": ("deepseek2", 64, 1e4, (0,) * 6, ""),
     "DeepSeek-V3": ("deepseek2", 64, 1e4, (0,) * 6, ""),
+    "gemma-7b": ("gemma", 256, 1e4, (0,) * 6, ""),
+    "OLMoE-1B-7B-0924": ("olmoe", 128, 1e4, (0,) * 6, ""),
+    "MiniMax-M2": ("minimax-m2", 64, 5e6, (0,) * 6, ""),
+    "Qwen2.5-VL-7B-Instruct": ("qwen2vl", 128, 1e6, (0,) * 6, ""),
+    "Qwen3-VL-8B-Instruct": ("qwen3vl", 128, 5e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
 }

@@ -65,6 +65,22 @@ def test_experts_are_the_same_however_they_are_stored(change: Callable[[Tensors]
 
 
 @pytest.mark.contract("FILE-HF-1")
+def test_experts_with_the_rows_of_x_first_are_told_by_their_dims(tmp_path: Path) -> None:
+    """As Qwen3-VL's published checkpoints have them; transformers saves them the other way round."""
+    folder = write_checkpoint("qwen3vlmoe-f32", tmp_path)
+    wanted = weights_of(folder)
+
+    def transpose(tensors: Tensors) -> None:
+        for name in [name for name in tensors if ".mlp.experts." in name]:
+            dtype, dims, data = tensors[name]
+            values = np.frombuffer(data, np.float32).reshape(dims).swapaxes(1, 2)
+            tensors[name] = (dtype, list(values.shape), values.tobytes())
+
+    rewrite(folder, transpose)
+    assert weights_of(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-1")
 def test_experts_in_fp8(tmp_path: Path) -> None:
     """Each is decoded with its own scale before they are put together."""
     folder = write_checkpoint("qwen3moe-f32", tmp_path)

@@ -163,6 +163,18 @@ LAYER: dict[str, list[str]] = {
     ],
 }  # fmt: skip
 LAYER["gemma-embedding"] = LAYER["gemma3"]
+LAYER["gemma"] = LAYER["granite"]
+LAYER["qwen2vl"], LAYER["qwen3vl"], LAYER["qwen3vlmoe"] = LAYER["qwen2"], LAYER["qwen3"], LAYER["qwen3moe"]
+LAYER["granitemoe"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"]
+LAYER["olmoe"] = [
+    "attn_norm", "qkv_matmul", "q_norm", "k_norm", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual",
+]  # fmt: skip
+LAYER["minimax-m2"] = [*LAYER["olmoe"][:-9], EXPERTS[0], "moe_router_scores", *EXPERTS[1:], "post_ffn_residual"]
+LAYER["dots1"] = [
+    "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", *DENSE, EXPERTS[0],
+    "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
+]  # fmt: skip
+LAYER["chatglm"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"]
 LAYER["bert"] = [
     "qkv_matmul", "qkv_bias", *ATTENTION[2:], "post_attn_residual", *UNGATED, "post_ffn_residual", "layer_out_norm",
 ]  # fmt: skip
@@ -175,6 +187,17 @@ FIRST_LAYER: dict[str, list[str]] = {
     "bert": ["embedding_norm", *LAYER["bert"]],
     "nomic-bert": ["embedding_norm", *LAYER["nomic-bert"]],
     "modern-bert": ["embedding_norm", *LAYER["modern-bert"][1:]],
+    "dots1": [
+        "attn_norm",
+        "qkv_matmul",
+        "q_norm",
+        "q_post_rope",
+        "k_norm",
+        *ATTENTION[1:],
+        "post_attn_residual",
+        *DENSE,
+        "post_ffn_residual",
+    ],
     "gemma3n": [
         "altup_embedding",
         *(stage for one in LAYER["gemma3n"] for stage in (("ffn_gate_sparse", one) if one == "ffn_silu" else (one,))),

@@ -25,9 +25,9 @@ CHECKPOINTS = GOLDEN / "checkpoints"
 #: The checkpoints of families of the package.
 NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir() if path.name != "olmo-f32"))
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
-_PERMUTED = ("llama", "granite", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid")
+_PERMUTED = ("llama", "granite", "granitemoe", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid")
 #: Whose weights of norms are held less one.
-_AROUND_ZERO = ("gemma2", "gemma3", "gemma-embedding", "nemotron")
+_AROUND_ZERO = ("gemma", "gemma2", "gemma3", "gemma-embedding", "nemotron")
 Values = npt.NDArray[Any]
 #: Of a layer of Gemma 4 what is no module's weight, or is held as checkpoints have it.
 _GEMMA_4 = {
@@ -108,6 +108,7 @@ class _Weights:
         return gguf.quants.dequantize(tensor.data, tensor.tensor_type)
 
     def of(self, own_name: str) -> Values:
+        own_name = own_name.replace("model.language_model.", "model.")
         # Of a class without a head.
         if own_name.startswith(("layers.", "embed_tokens.", "norm.")) and self._architecture != "modern-bert":
             own_name = f"model.{own_name}"
@@ -193,15 +194,16 @@ class _Weights:
         return moved(values, size if "in_proj_z" in own_name else 1)
 
     def _fused(self, layer: int, is_down: bool, end: str) -> Values:
-        """gpt-oss: gate and up in alternating rows, or columns where matrices have the rows of x first; Llama 4: one behind the other."""
+        """gpt-oss: gate and up in alternating rows, or columns where matrices have the rows of x first; Llama 4, Qwen3-VL: one behind the other."""
         parts = ("down",) if is_down else ("gate", "up")
         names = [f"blk.{layer}.ffn_{part}_exps.{'bias' if end == '_bias' else 'weight'}" for part in parts]
         if end in ("_blocks", "_scales"):
             rows = [_packed(self._raw[name].data, end == "_scales") for name in names]
             return np.stack(rows, axis=2).reshape(rows[0].shape[0], -1, *rows[0].shape[2:])
         values = [self._decoded(name) for name in names]
-        if self._architecture == "llama4":
-            return np.concatenate(values, axis=1).swapaxes(1, 2)
+        if self._architecture in ("llama4", "qwen3vlmoe"):
+            both = np.concatenate(values, axis=1)
+            return both.swapaxes(1, 2) if self._architecture == "llama4" else both
         return np.stack(values if end == "_bias" else [one.swapaxes(1, 2) for one in values], axis=-1)
 
 

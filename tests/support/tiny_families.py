@@ -42,12 +42,15 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "qwen2moe": TinyFamily(rope_base=1e6, experts_used=3),
     "qwen3": TinyFamily(wide_heads=True, rope_base=1e6),
     "qwen3moe": TinyFamily(wide_heads=True, rope_base=1e6),
+    "qwen2vl": TinyFamily(rope_base=1e6),
+    **dict.fromkeys(("qwen3vl", "qwen3vlmoe"), TinyFamily(wide_heads=True, rope_base=5e6)),
     "qwen3next": TinyFamily(
         wide_heads=True, rope_base=1e6, rope_dims=True, turned=0.25, numbers={"full_attention_interval": 2},
     ),
     **dict.fromkeys(("qwen35", "qwen35moe"), TinyFamily(
         wide_heads=True, rope_base=1e7, rope_dims=True, turned=0.25, numbers={"full_attention_interval": 2},
     )),
+    "gemma": TinyFamily(wide_heads=True, tied=True),
     "gemma3": TinyFamily(wide_heads=True, tied=True, rope_base=1e6),
     # The size between its dense layers is another than those around it.
     "gemma-embedding": TinyFamily(
@@ -68,10 +71,13 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "olmo2": TinyFamily(rope_base=500000.0),
     # Caps that bite.
     "gemma2": TinyFamily(wide_heads=True, tied=True, numbers={"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}),
-    "granite": TinyFamily(
+    **dict.fromkeys(("granite", "granitemoe"), TinyFamily(
         tied=True, rope_dims=True,
         numbers={"embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 4.0},
-    ),
+    )),
+    "chatglm": TinyFamily(optional=_QKV_BIASES, rope_dims=True, turned=0.5),
+    "minimax-m2": TinyFamily(wide_heads=True, rope_dims=True, turned=0.5, rope_base=5e6),
+    "dots1": TinyFamily(numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5, "expert_weights_norm": True}),
     "glm4": TinyFamily(rope_dims=True, turned=0.5),
     # The original context is of 4 positions.
     "mistral3": TinyFamily(

@@ -42,9 +42,10 @@ _BASE: dict[str, Any] = {
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "deepseek2": {"seed": 1},  # generates two different tokens
     # A hidden size whose root bfloat16 cannot hold.
+    "gemma": {"hidden": 96},
     "gemma2": {"hidden": 96},
     "gemma3": {"hidden": 96},
-    "lfm2moe": {"seed": 1},  # experts of equal scores are chosen in every layer
+    **{name: {"seed": 1} for name in ("lfm2moe", "minimax-m2")},  # experts of equal scores are chosen in every layer
     "gemma-embedding": {"hidden": 96},
     # What a layer adds to its stream is never small, as what attention reads is part of it.
     "gemma3n": {"eps": 0.01},
@@ -114,6 +115,7 @@ def _with_large_scores(layer: int) -> Variant:
     factors = {"attn_q_norm.weight": 48, "attn_q.weight": 35, "attn_q_b.weight": 35, "attn_q.bias": 35, "attn_qkv.weight": 6.1}
     more = {
         "granite": 2.3,
+        "granitemoe": 2.3,
         "granitehybrid": 2.3,
         "ernie4_5": 1.1,
         "mistral3": 0.75,

@@ -10,6 +10,9 @@ from typing import Any
 
 _GEMMA: dict[str, Any] = {"tie_word_embeddings": True, "rms_norm_eps": 1e-6, "query_pre_attn_scalar": 256, "sliding_window": 4096}
 _SMALL_EPS: dict[str, Any] = {"rms_norm_eps": 1e-6}
+_QWEN_VL: dict[str, Any] = {
+    "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6, "max_window_layers": 80,
+}  # fmt: skip
 _COHERE: dict[str, Any] = {"tie_word_embeddings": True, "layer_norm_eps": 1e-5, "max_position_embeddings": 8192, "logit_scale": 0.0625}
 _LFM: dict[str, Any] = {
     "tie_word_embeddings": True, "max_position_embeddings": 128000, "norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6,
@@ -39,6 +42,10 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "qwen3_moe": _SMALL_EPS | {"intermediate_size": 6144, "max_position_embeddings": 32768, "num_key_value_heads": 4,
                                "norm_topk_prob": False, "num_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768,
                                "rope_theta": 10000.0},
+    **dict.fromkeys(("qwen2_vl_text", "qwen2_5_vl_text"), _QWEN_VL),
+    "qwen3_vl_text": _SMALL_EPS | {"max_position_embeddings": 128000, "num_key_value_heads": 32, "head_dim": 128, "rope_theta": 500000.0},
+    "qwen3_vl_moe_text": _SMALL_EPS | {"max_position_embeddings": 128000, "num_key_value_heads": 16, "rope_theta": 500000.0,
+                                       "num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408},
     "qwen3_next": _SMALL_EPS | {"intermediate_size": 5632, "max_position_embeddings": 32768, "num_key_value_heads": 2, "head_dim": 256,
                                 "partial_rotary_factor": 0.25, "linear_conv_kernel_dim": 4, "linear_key_head_dim": 128,
                                 "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
@@ -47,6 +54,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "qwen3_5_text": _QWEN_3_5 | {"intermediate_size": 12288, "num_key_value_heads": 4},
     "qwen3_5_moe_text": _QWEN_3_5 | {"num_key_value_heads": 2, "num_experts": 256, "num_experts_per_tok": 8, "moe_intermediate_size": 512,
                                      "shared_expert_intermediate_size": 512},
+    "gemma": _SMALL_EPS | {"tie_word_embeddings": True, "max_position_embeddings": 8192, "num_key_value_heads": 16, "head_dim": 256},
     "gemma2": _GEMMA | {"max_position_embeddings": 8192, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256},
     "gemma3_text": _GEMMA | {"max_position_embeddings": 131072, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
                              "rope_theta": 1e6, "rope_local_base_freq": 10000.0},
@@ -59,12 +67,22 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "phi3": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
     "olmo2": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
     "olmo3": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "sliding_window": 4096, "rope_theta": 500000.0},
+    "olmoe": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": False},
+    **dict.fromkeys(("granitemoe", "granitemoeshared"), _SMALL_EPS | {
+        "max_position_embeddings": 2048, "attention_multiplier": 1.0, "num_local_experts": 8, "num_experts_per_tok": 2,
+    }),
     "granite": _SMALL_EPS | {"max_position_embeddings": 2048, "attention_multiplier": 1.0},
+    "glm": {"max_position_embeddings": 131072, "rms_norm_eps": 1.5625e-7, "num_key_value_heads": 2, "head_dim": 128,
+            "partial_rotary_factor": 0.5},
     "glm4": {"max_position_embeddings": 131072, "rms_norm_eps": 1.5625e-7, "num_key_value_heads": 2, "head_dim": 128,
              "partial_rotary_factor": 0.5},
     "glm4_moe": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "partial_rotary_factor": 0.5,
                  "num_experts_per_tok": 8, "n_shared_experts": 1, "n_routed_experts": 128, "first_k_dense_replace": 1,
                  "moe_intermediate_size": 1408, "norm_topk_prob": True},
+    "dots1": _SMALL_EPS | {"max_position_embeddings": 2048, "num_key_value_heads": 32, "moe_intermediate_size": 1408,
+                           "first_k_dense_replace": 0, "norm_topk_prob": False, "sliding_window": 4096, "max_window_layers": 62},
+    "minimax_m2": _SMALL_EPS | {"max_position_embeddings": 196608, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 5e6,
+                                "num_local_experts": 256, "num_experts_per_tok": 8},
     "deepseek_v2": _SMALL_EPS | {"max_position_embeddings": 2048, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
                                  "qk_rope_head_dim": 64, "v_head_dim": 128, "n_routed_experts": 64, "n_shared_experts": 2,
                                  "moe_intermediate_size": 1407},
@@ -157,7 +175,7 @@ _HARMLESS = """
     image_token_id video_token_id boi_token_index eoi_token_index boi_token_id eoi_token_id mm_tokens_per_image
     vision_start_token_id vision_end_token_id vision_token_id unsloth_version unsloth_fixed cache_implementation
     experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config quantization
-    mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype
+    use_mtp mtp_transformer_layers num_mtp_modules mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
     ep_size seq_aux aux_loss_alpha index_share_for_mtp_iteration
     top_p num_beams use_qk_norm qk_layernorm use_qkv_bias residual_dropout embedding_dropout n_ctx attention_head_dim
@@ -186,6 +204,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "rotary_pct": (1.0,), "position_embedding_type": ("rope_gptj", "absolute"), "order_of_interleaved_layers": ("local_attn_first",),
     "rotary_emb_fraction": (1.0,), "use_gated_activation": (True,), "use_parallel_block": (True,), "use_embedding_sharing": (True,),
     "moe_layer_end_index": (-1,), "moe_norm_min": (1e-12,), "moe_gate": ("topk",), "moe_use_aux_free": (True,), "use_rmsnorm": (True,),
+    # What the code that came with MiniMax-M2 could be told, and the class does.
+    "qk_norm_type": ("per_layer",), "use_routing_bias": (True,),
     # What the code that came with LFM2 could be told, and the class does.
     "normalization_function": ("rmsnorm",), "block_use_swiglu": (True,), "use_pos_enc": (True,),
     "use_bidirectional_attention": ("vision",),  # of images alone

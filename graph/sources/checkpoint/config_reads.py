@@ -13,12 +13,13 @@ from typing import Any
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 
-_GRANITE = ("granite", "granitemoehybrid")
+_GRANITE = ("granite", "granitemoe", "granitemoeshared", "granitemoehybrid")
 _GEMMA = ("gemma2", "gemma3_text")
 _GEMMA_ALL = (*_GEMMA, "gemma3n_text", "gemma4_text")
 _BERT = ("bert", "roberta", "xlm-roberta", "nomic_bert")
 _LATENT = ("deepseek_v2", "deepseek_v3", "glm4_moe_lite")
 _QWEN = ("qwen2", "qwen2_moe", "qwen3", "qwen3_moe")
+_QWEN_VL = ("qwen2_vl_text", "qwen2_5_vl_text")
 _DELTA = ("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 
 #: Fields with the classes that read them. A class that is not among those of this package is taken to read all.
@@ -28,34 +29,36 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "residual_multiplier": _GRANITE,
     "logits_scaling": _GRANITE,
     "query_pre_attn_scalar": _GEMMA,
-    "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
-    **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", *_LATENT)),
+    "routed_scaling_factor": ("glm4_moe", "dots1", "lfm2_moe", *_LATENT),
+    **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", "dots1", *_LATENT)),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA_ALL, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
-        "starcoder2", "modernbert",
+        "starcoder2", "modernbert", "dots1", *_QWEN_VL,
     ),
-    "use_sliding_window": (*_QWEN, "smollm3"),
+    "use_sliding_window": (*_QWEN, *_QWEN_VL, "smollm3"),
     "sliding_window_pattern": ("gemma3_text", "cohere2", "exaone4"),
     "no_rope_layers": ("smollm3", "llama4_text"),
     "no_rope_layer_interval": ("smollm3", "llama4_text"),
     "use_qk_norm": ("cohere", "glm4_moe", "llama4_text"),
-    "use_bidirectional_attention": (*_GEMMA, "gemma4_text", "modernbert"),
+    "use_bidirectional_attention": ("gemma", *_GEMMA, "gemma4_text", "modernbert"),
     "hidden_activation": (*_GEMMA_ALL, "modernbert"),
     "hidden_act": (
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
+        "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm",
+        *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2",),
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text", "gemma3n_text"),
-    "norm_topk_prob": ("qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "lfm2_moe"),
+    "norm_topk_prob": ("olmoe", "dots1", "qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "lfm2_moe"),
     "rope_interleave": ("deepseek_v3", "glm4_moe_lite"),
 }  # fmt: skip
 
 #: Classes that turn only a part of each head where `partial_rotary_factor` says so.
-PARTIAL_ROPE = ("phi3", "glm4", "glm4_moe", *_DELTA, "stablelm", "phi", "nemotron")
+PARTIAL_ROPE = ("phi3", "glm", "glm4", "minimax_m2", "glm4_moe", *_DELTA, "stablelm", "phi", "nemotron")
 
 
 #: Kinds of RoPE that alone a class takes.
@@ -83,9 +86,11 @@ _HEAD_DIM_MAY_BE_NULL: tuple[str, ...] = (
     "seed_oss",
     *_BERT,
     "modernbert",
+    *_QWEN_VL,
+    "qwen3_vl_moe_text",
 )
 #: Other fields that some classes refuse to be null.
-_NEEDED_BY: Mapping[str, tuple[str, ...]] = {"decoder_sparse_step": ("qwen2_moe", "qwen3_moe", "qwen3_next")}
+_NEEDED_BY: Mapping[str, tuple[str, ...]] = {"decoder_sparse_step": ("qwen2_moe", "qwen3_moe", "qwen3_next", "qwen3_vl_moe_text")}
 #: Fields that are true or false, and that transformers refuses to be anything else.
 _FLAGS: tuple[str, ...] = (
     "tie_word_embeddings", "tie_embedding", "attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias", "use_bias", "use_qkv_bias",
@@ -98,7 +103,7 @@ _WORDS = ("vision",)
 _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("residual_multiplier", "attention_multiplier", "embedding_multiplier", "logits_scaling"), _GRANITE),
     "logit_scale": ("cohere", "cohere2"),
-    "routed_scaling_factor": ("glm4_moe", "lfm2_moe", *_LATENT),
+    "routed_scaling_factor": ("glm4_moe", "dots1", "lfm2_moe", *_LATENT),
     "sliding_window": ("exaone4",),
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), _GEMMA_ALL),
     "topk_group": ("glm4_moe", "deepseek_v3", "glm4_moe_lite"),

@@ -28,7 +28,7 @@ PERIOD = "sliding_window_pattern"
 _IN_ALL = ("mistral", "mixtral", "ministral3", "qwen3_moe", "phi3")
 #: Where there are no `layer_types`: classes in which layers have the window from `max_window_layers` on, and in which
 #: every second layer before `max_window_layers` has it.
-_FROM_A_LAYER_ON, _EVERY_SECOND = ("qwen2", "qwen3"), ("qwen2_moe",)
+_FROM_A_LAYER_ON, _EVERY_SECOND = ("qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "dots1"), ("qwen2_moe",)
 _MAX_WINDOW_LAYERS = 28
 #: Classes in which RoPE decides then: layers have the window that have it, or that do not.
 _BY_ROPE = {"smollm3": False, "llama4_text": True}

@@ -132,7 +132,9 @@ class _Gathering:
             raise UnsupportedModelError(f"{where} is {tensor.dtype}; supported are F32, F16, BF16, and FP8 and MXFP4 with their scales")
         if scale is not None and part == "weight":
             raise UnsupportedModelError(f"{where} is {tensor.dtype} and has the scale {shown(scale.name)}; expected one of FP8 alone")
-        if slot in self._family.hf_transposed and part == "weight" and expert is None:  # experts by themselves are as others are
+        if (
+            part == "weight" and expert is None and self._family.is_transposed(slot, tensor.dims, self._fields)
+        ):  # experts by themselves are as others are
             self._require(tensor, "", 2, 1)
             return values.transposed(tensor)
         return values.as_vector(tensor) if part == "bias" else values.as_stored(tensor)
@@ -159,7 +161,7 @@ class _Gathering:
 
     def _fused(self, slot: str, layer: int | None, group: _Group) -> None:
         both = ((0, _GATE), (1, _UP)) if slot == _GATE else ((None, slot),)
-        order, is_transposed = self._family.hf_gate_up, slot in self._family.hf_transposed
+        order = self._family.hf_gate_up
         blocks, scales = group.one("blocks"), group.one("scales")
         if (blocks is None) != (scales is None):
             alone = blocks or scales
@@ -179,6 +181,7 @@ class _Gathering:
                     continue
                 self._require(tensor, "", 3 if part == "weight" else 2, 1)
                 name = self._names.gguf_name(own_slot, layer, part)
+                is_transposed = self._family.is_transposed(slot, tensor.dims, self._fields)
                 if which is not None:
                     self._put(name, values.half_of(tensor, which, order, is_transposed=is_transposed), tensor)
                 elif part == "weight" and is_transposed:

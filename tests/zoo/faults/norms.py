@@ -221,7 +221,7 @@ FAULTS = (
         "weights",
         "A norm adds 1 to weights to which conversion has added it already.",
         _each_norm(reading(1, lambda call: call.operands[1] + np.float32(1))),
-        families=("gemma2", "gemma3", "nemotron"),  # whose checkpoints hold the weight without the 1
+        families=("gemma", "gemma2", "gemma3", "nemotron"),  # whose checkpoints hold the weight without the 1
         seen="utensils/mold#1078",
     ),
     Fault("norm of another layer", "weights", "A norm takes the weights of the next layer.", _each_norm(reading(1, _of_another_layer))),

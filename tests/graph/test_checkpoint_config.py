@@ -223,7 +223,7 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("llama-f32-linear", lambda config: config["rope_parameters"].update(bend=2), "rope_parameters.bend is 2"),
         ("qwen2-f32-yarn", lambda config: config["rope_parameters"].update(truncate=False), "rope_parameters.truncate is false"),
         ("gemma3-f32", lambda config: config.update(layer_types=["chunked_attention"] * 7), "layer_types holds 'chunked_attention'"),
-        ("llama-f32-linear", lambda config: config.update(architectures=["FooForCausalLM"]), "architectures is 'FooForCausalLM'; supported: "),
+        ("llama-f32-linear", lambda config: config.update(architectures=["FooForCausalLM"]), "architectures is 'FooForCausalLM', a class that aprgraph does not have; `"),
         ("llama-f32-linear", lambda config: config["rope_parameters"].update(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5 beside RoPE"),
         ("gpt-oss-f32", lambda config: config.update(partial_rotary_factor=0.5), "partial_rotary_factor is 0.5 beside RoPE"),
         ("llama-f32-linear", lambda config: config.update(rope_scaling={"type": "linear", "factor": 2.0}), "are both there and differ"),
@@ -436,6 +436,48 @@ def test_null_is_taken_where_transformers_takes_it(name: str, changed: dict[str,
     before = print_graph(build_graph(load_model(folder)))
     change(folder, lambda config: config.update(changed))
     assert print_graph(build_graph(load_model(folder))) == before
+
+
+@pytest.mark.parametrize(("name", "nearest"), [
+    ("Qwen3CustomForCausalLM", "; by its name nearest is Qwen3ForCausalLM; `"),
+    ("Qwen3ForSequenceClassification", "; by its name nearest is Qwen3ForCausalLM; `"),
+    ("Qwen3VLMoeForCausalLM", "; by its name nearest is Qwen3ForCausalLM; `"),
+    ("Lfm2AudioForCausalLM", "does not have; `"),  # which has no place for most of the tensors
+    ("KimiK9ForCausalLM", "does not have; `"),
+    ("GPTNeoXForCausalLM", "does not have; `"),
+])  # fmt: skip
+def test_a_class_that_is_not_there_is_told_the_nearest(name: str, nearest: str, tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3-f32", tmp_path)
+    change(folder, lambda config: config.update(architectures=[name]))
+    with pytest.raises(UnsupportedModelError) as caught:
+        load_model(folder)
+    message = str(caught.value)
+    assert f"architectures is '{name}', a class that aprgraph " in message
+    assert nearest in message
+
+
+def test_of_the_nearest_class_it_is_said_what_it_has_no_place_for(tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3-f32", tmp_path)
+    path = folder / "model.safetensors"
+    tensors = unpacked(path.read_bytes())
+    for layer in range(2):
+        tensors[f"model.layers.{layer}.mlp.shared_gate.weight"] = ("F32", [4], bytes(16))
+    path.write_bytes(packed(tensors))
+    change(folder, lambda config: config.update(architectures=["Qwen3GatedForCausalLM"]))
+    with pytest.raises(
+        UnsupportedModelError, match=r"Qwen3ForCausalLM, which has no place for model\.layers\.\*\.mlp\.shared_gate\.weight; `"
+    ):
+        load_model(folder)
+
+
+def test_of_weights_that_are_not_quantised_nothing_else_is_said(tmp_path: Path) -> None:
+    """Not that they are FP8, which config.json says of them."""
+    folder = write_checkpoint("qwen3-f32", tmp_path)
+    change(folder, lambda config: config.update(quantization_config={"quant_method": "fp8", "activation_scheme": "dynamic"}))
+    (notice,) = load_model(folder).notices
+    assert str(notice).startswith(
+        "config.json says that weights are quantised by FP8, and none in the files is: they are taken as they are"
+    )
 
 
 def test_groups_of_experts_that_the_class_does_not_read_are_ignored(tmp_path: Path) -> None:

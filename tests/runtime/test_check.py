@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from aprgraph.graph.errors import ModelFileError
 from aprgraph.graph.families import FAMILIES
 from aprgraph.graph.sources.gguf_file import GGUFFile
 from aprgraph.runtime.check import CheckReport, Level, check, weights
+from tests.support.checkpoints import write_checkpoint
 from tests.support.damage import with_odd_keys
 from tests.support.gguf_bytes import ARRAY, F32, I32, STRING, U16, U32, RawGGUF, RawTensor, array, small_llama, text
 from tests.support.golden import GOLDEN, golden_models
@@ -375,6 +377,15 @@ def test_what_is_no_whole_model(tmp_path: Path) -> None:
 def test_of_a_vocabulary_the_tokenizer_is_judged(name: str) -> None:
     report = check(GOLDEN / f"{name}.gguf")
     assert (report.kind, serious(report)) == ("vocabulary", [("file-kind", "")])
+
+
+@pytest.mark.parametrize("field", [{"architectures": ["FooForCausalLM"]}, {"quantization_config": {"quant_method": "eetq"}}])
+def test_a_checkpoint_that_cannot_be_read_is_a_whole_model(field: dict[str, Any], tmp_path: Path) -> None:
+    folder = write_checkpoint("qwen3-f32", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **field}))
+    report = check(folder)
+    assert (report.kind, serious(report)) == ("model", [("key-unsupported", "")])
 
 
 @pytest.mark.contract("CHECK-KIND-1")

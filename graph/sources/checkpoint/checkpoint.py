@@ -62,9 +62,9 @@ class Checkpoint:
         self._files = [SafetensorsFile(shard) for shard in places.shards]
         modules = read_modules(places.folder)
         self._dense = {slot: SafetensorsFile(file) for slot, file in modules.dense.items()}
-        family = find_class(config, self._config)
-        self._require_unshifted(family)
         every = self._stored()
+        family = find_class(config, self._config, every)
+        self._require_unshifted(family)
         lost = _lost(places.indexed, every)
         unwrapped, wrapped = _without_wrappers(every)
         stored, decoded = quantization.decode(unwrapped)
@@ -75,7 +75,6 @@ class Checkpoint:
             *self.metadata.notices,
             *places.notices,
             *lost,
-            *quantization.notices,
             *wrapped,
             *doubts,
             *decoded,

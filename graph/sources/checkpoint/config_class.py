@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from aprgraph.graph.arguments import FAMILY
+from aprgraph.graph.arguments import FAMILY, MODELS
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.families.registry import find_family_of_class
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
+from aprgraph.graph.sources.checkpoint.nearest_class import nearest_class
 
 _CAUSAL, _WITH_IMAGES = "ForCausalLM", "ForConditionalGeneration"
 #: By ``model_type``: fields that a class goes by before `tie_word_embeddings`.
@@ -39,8 +40,11 @@ def named_class(config: Mapping[str, Any]) -> str | None:
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else None
 
 
-def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
-    """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError."""
+def find_class(config: Mapping[str, Any], where: Path, tensors: Collection[str] = ()) -> type[Family]:
+    """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError.
+
+    ``tensors`` are the names in the files, by which the error names the nearest class.
+    """
     name = named_class(config)
     kind = text_config(config).get("model_type")
     if name is None:
@@ -49,9 +53,11 @@ def find_class(config: Mapping[str, Any], where: Path) -> type[Family]:
         name = _class_of_kind(kind)
     family = find_family_of_class(name)
     if family is None:
-        known = sorted(one for each in FAMILIES.values() for one in each.own_hf_classes())
+        near = nearest_class(name, tensors)
         raise UnsupportedModelError(
-            f"{where}: architectures is {shown(name)}; supported: {', '.join(known)}; others can be brought as a family of your own "
+            f"{where}: architectures is {shown(name)}, a class that aprgraph does not have{near and '; '}{near}; `",
+            MODELS,
+            "` lists the families that it has; another can be brought as a family of your own, derived from one of them "
             "(docs/families.md): ",
             FAMILY,
         )

@@ -48,11 +48,11 @@ class Quantization:
         decoded = [tensor for tensor in stored.values() if tensor.is_decoded]
         if self.kind and self.of_weights and not decoded and not any(tensor.dtype.startswith("F8") for tensor in stored.values()):
             none = f"config.json says that weights are quantised by {self.kind}, and none in the files is: they are taken as they are"
-            return stored, (f"{none}; some programs quantise such weights as they load them",)
+            return stored, (f"{none}; some programs quantise such weights as they load them",)  # what else is said is of those
         nbytes = sum(tensor.nbytes for tensor in decoded)
         verb = "is" if len(decoded) == 1 else "are"
         what = f"{counted(len(decoded), 'weight')} of {self.kind} {verb} decoded to float32 in memory ({nbytes:,} bytes)"
-        return stored, (f"{what}, without rounding: no kernel does that",) if decoded else ()
+        return stored, (*self.notices, *([f"{what}, without rounding: no kernel does that"] if decoded else []))
 
 
 def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
@@ -92,7 +92,7 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
         f"the weights are FP8 and are decoded to F32; activations are not rounded to 8 bits, as {where.name} asks for "
         f"(activation_scheme {shown(scheme)})"
     )
-    return Quantization((block[0], block[1]), (notice,) if scheme else ())
+    return Quantization((block[0], block[1]), (notice,) if scheme else (), kind="FP8")
 
 
 def _read_beside(folder: Path) -> dict[str, Any] | None:

@@ -125,6 +125,20 @@ class ScaledColumns:
         return Decoded(values, found.radius * np.abs(self._factors) + np.abs(values) * np.float32(2.0**-21), found.outer)
 
 
+class ScaledRows:
+    """Rows each of which is multiplied by a factor."""
+
+    def __init__(self, rows: Rows, factors: Reals) -> None:
+        self._rows, self._factors = rows, factors
+        self.count, self.columns, self.unit = rows.count, rows.columns, rows.unit
+
+    def fetch(self, rows: Index) -> Decoded:
+        """See ``Rows.fetch``."""
+        found, factors = self._rows.fetch(rows), self._factors[rows][:, None]
+        values = found.values * factors
+        return Decoded(values, found.radius * np.abs(factors) + np.abs(values) * np.float32(2.0**-21), found.outer)
+
+
 def _in_words(a: Rows, b: Rows, rows: FittedRows, size: int, what: _What) -> tuple[str, str]:
     """The text of one tensor, and that of every layer."""
     numbers = rows.numbers(np.arange(min(a.count, _BAND)))

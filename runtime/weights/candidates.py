@@ -12,6 +12,7 @@ from aprgraph.runtime.weights.block_scales import scaled_in_blocks
 from aprgraph.runtime.weights.fit import Fit
 from aprgraph.runtime.weights.row_orders import gate_and_up_orders, head_orders, latent_orders
 from aprgraph.runtime.weights.rows import ByteSwappedRows, OtherHalfRows, StackedRows, TransposedRows, rows_of
+from aprgraph.runtime.weights.shards import stacked_shards
 from aprgraph.runtime.weights.tensor_names import layer_and_slot
 from aprgraph.runtime.weights.tensor_pair import TensorPair
 
@@ -36,6 +37,7 @@ def candidates(pair: TensorPair) -> Iterator[tuple[Fit, bool]]:
         yield from ((one, False) for one in _other_halves(pair))
     if not pair.is_part:
         yield from ((one, True) for one in _transposed(pair))
+        yield from ((one, False) for one in stacked_shards(pair))
     yield from ((one, False) for one in _other_tensors(pair))
     if has_dims:
         yield from ((one, True) for one in rows_in_another_order(pair))

@@ -15,6 +15,7 @@ from aprgraph.runtime.weights.fit import Fit, Sampled, fits, measure
 from aprgraph.runtime.weights.low_rank import find_rank
 from aprgraph.runtime.weights.measures import Measures
 from aprgraph.runtime.weights.rows import Index
+from aprgraph.runtime.weights.scaled_low_rank import find_scaled_rank
 from aprgraph.runtime.weights.tensor_pair import TensorPair
 
 #: Called with the number of bytes of both files that were read since the last call.
@@ -119,6 +120,12 @@ def _unexplained(pair: TensorPair, direct: Measures | None) -> TensorFinding:
     if ranked is not None:
         text = f"the difference has rank {ranked[0]}, as an adapter (LoRA) that was merged"
         return _found(pair, Status.TRANSFORMED, kind="low-rank", text=text, summary=text, measures=ranked[1])
+    scaled = find_scaled_rank(pair.rows_a, pair.rows_b) if may_be_ranked else None
+    if scaled is not None:
+        text = (
+            f"each row has a factor of its own, and beside that the difference has rank {scaled[0]}, as an adapter of DoRA that was merged"
+        )
+        return _found(pair, Status.TRANSFORMED, kind="scaled-low-rank", text=text, summary=text, measures=scaled[1])
     text = "different, by no transform that is known here"
     return _found(
         pair, Status.DIFFERENT, text=text + _how_far(direct) + _constant(pair) + not_finite_in_words(direct), summary=text, measures=direct

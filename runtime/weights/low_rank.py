@@ -20,12 +20,12 @@ MOST_RANK, _BEYOND = 128, 16
 #: Rows by which it is told whether the rank may be low.
 _ROWS = 192
 #: A rank of more than this share of the smaller dimension is not low.
-_SHARE = 4
+SHARE = 4
 
 
 def find_rank(a: Rows, b: Rows) -> tuple[int, Measures] | None:
     """The rank of A - B, and what is left beside a difference of that rank, if that is rounding; None otherwise."""
-    most = min(MOST_RANK, min(a.count, a.columns) // _SHARE)
+    most = min(MOST_RANK, min(a.count, a.columns) // SHARE)
     if most < 1 or a.count != b.count or a.columns != b.columns:
         return None
     if not _may_be_low(a, b, most):
@@ -36,17 +36,17 @@ def find_rank(a: Rows, b: Rows) -> tuple[int, Measures] | None:
     low, high, found = 0, most, None
     while low < high:  # the least rank that is enough
         middle = (low + high) // 2
-        left = _without(a, b, directions[:, :middle], _sample(a))
+        left = without(a, b, directions[:, :middle], sample(a))
         low, high = (low, middle) if left.is_rounding else (middle + 1, high)
     if low <= most:
-        left = _without(a, b, directions[:, :low])
+        left = without(a, b, directions[:, :low])
         found = (low, left) if left.is_rounding and _stands_out(a, b, low) else None
     return found
 
 
 def _stands_out(a: Rows, b: Rows, rank: int) -> bool:
     """Whether so many directions hold more of the difference than they do of noise, of which they hold a part too."""
-    rows = _sample(a)
+    rows = sample(a)
     delta = (a.fetch(rows).values - b.fetch(rows).values).astype(np.float64)
     noise = np.random.default_rng(0).standard_normal(delta.shape)
     held, of_noise = (_share_of_largest(side, rank) for side in (delta, noise))
@@ -61,7 +61,7 @@ def _share_of_largest(delta: npt.NDArray[np.float64], rank: int) -> float:
 
 def _may_be_low(a: Rows, b: Rows, most: int) -> bool:
     """Whether some rows of the difference have no higher rank: what has nothing to do with A is found out without reading all."""
-    rows = _sample(a)
+    rows = sample(a)
     with np.errstate(over="ignore", invalid="ignore"):
         delta = a.fetch(rows).values - b.fetch(rows).values
         gram = (delta @ delta.T).astype(np.float64)
@@ -72,10 +72,10 @@ def _may_be_low(a: Rows, b: Rows, most: int) -> bool:
     # In directions in which nothing lies, noise alone would be found.
     left = left[:, ::-1][:, : int((sizes > 1e-6 * sizes[0]).sum())]
     directions = (delta.T @ left.astype(np.float32) / sizes[: left.shape[1]].astype(np.float32)).astype(np.float32)
-    return _without(a, b, directions, rows).is_rounding
+    return without(a, b, directions, rows).is_rounding
 
 
-def _sample(a: Rows) -> Index:
+def sample(a: Rows) -> Index:
     """Rows enough to tell ranks apart."""
     return np.unique(np.linspace(0, a.count - 1, min(a.count, _ROWS)).astype(np.int64))
 
@@ -104,7 +104,7 @@ def _differences(a: Rows, b: Rows) -> Iterator[npt.NDArray[np.float32]]:
         yield a.fetch(piece).values - b.fetch(piece).values
 
 
-def _without(a: Rows, b: Rows, directions: npt.NDArray[np.float32], numbers: Index | None = None) -> Measures:
+def without(a: Rows, b: Rows, directions: npt.NDArray[np.float32], numbers: Index | None = None) -> Measures:
     """Measures of A without what of A - B lies along ``directions``, and B."""
     found = Measures()
     unit = max(a.unit, b.unit)

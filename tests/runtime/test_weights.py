@@ -211,6 +211,31 @@ def adapter(t: Tensors) -> None:
     t["blk.1.attn_q.weight"] = (w + 0.05 * delta).astype(np.float32)
 
 
+def adapter_of_dora(t: Tensors) -> None:
+    w, rng = t["blk.1.attn_q.weight"], np.random.default_rng(1)
+    merged = w + 0.05 * rng.standard_normal((w.shape[0], 3)) @ rng.standard_normal((3, w.shape[1]))
+    t["blk.1.attn_q.weight"] = (merged * rng.uniform(0.8, 1.2, (len(w), 1))).astype(np.float32)
+
+
+def shards_below(t: Tensors) -> None:
+    """Of a matrix whose columns are divided among ranks: the rows of rank 0, then those of rank 1."""
+    t["blk.0.ffn_down.weight"] = np.concatenate(np.split(t["blk.0.ffn_down.weight"], 2, axis=1), axis=0)
+
+
+def shards_below_in_place(t: Tensors) -> None:
+    w = t["blk.0.attn_output.weight"]
+    t["blk.0.attn_output.weight"] = np.concatenate(np.split(w, 2, axis=1), axis=0).reshape(w.shape)
+
+
+def shards_beside(t: Tensors) -> None:
+    t["blk.1.ffn_up.weight"] = np.concatenate(np.split(t["blk.1.ffn_up.weight"], 4, axis=0), axis=1)
+
+
+def shards_beside_in_place(t: Tensors) -> None:
+    w = t["blk.1.ffn_up.weight"]
+    t["blk.1.ffn_up.weight"] = np.concatenate(np.split(w, 4, axis=0), axis=1).reshape(w.shape)
+
+
 def row_lost(t: Tensors) -> None:
     t["blk.0.ffn_up.weight"][[7, 8]] = 0
 
@@ -240,6 +265,20 @@ CASES: dict[str, tuple[Change, str, list[str], str]] = {
     "layer": (of_another_layer, "other-tensor", ["blk.0.attn_v.weight"], "none"),
     "rows": (rows_exchanged, "row-order", ["token_embd.weight"], "A's row 5 is B's 90, 90 is B's 5"),
     "adapter": (adapter, "low-rank", ["blk.1.attn_q.weight"], "rank 3"),
+    "shards below": (shards_below, "shards-stacked", ["blk.0.ffn_down.weight"], "2 shards lie one below the other in B, side by side in A"),
+    "shards below in place": (
+        shards_below_in_place,
+        "shards-stacked",
+        ["blk.0.attn_output.weight"],
+        "B has its 2 shards of columns one below",
+    ),
+    "shards beside": (shards_beside, "shards-stacked", ["blk.1.ffn_up.weight"], "4 shards lie side by side in B, one below the other in A"),
+    "shards beside in place": (
+        shards_beside_in_place,
+        "shards-stacked",
+        ["blk.1.ffn_up.weight"],
+        "B has its 4 shards of rows side by side",
+    ),
     "row lost": (row_lost, "damaged", ["blk.0.ffn_up.weight"], "2 of 96 rows differ (rows 7 to 8); B is 0 there"),
     "block lost": (block_lost, "damaged", ["blk.0.ffn_up.weight"], "1 block of 192 differs (row 9, columns 32..63); B is 0 there"),
     "more rows": (more_rows, "more-rows", ["token_embd.weight", "output.weight"], "B has 32 rows more at the end; the first 288"),
@@ -258,6 +297,35 @@ def test_a_broken_conversion_is_named(case: str, format: str, tiny_model: Tiny, 
     assert all(text in found for _, found in explained(report).values())
     assert report.exit_code == 1
     assert report.sentence.startswith("Not the same: ")
+
+
+@pytest.mark.contract("WEIGHTS-NAMED-1")
+@pytest.mark.parametrize("format", ["F32", "Q8_0"])
+def test_an_adapter_of_dora(format: str, tiny_model: Tiny, tmp_path: Path) -> None:  # noqa: A002
+    """Whichever of the two it was merged into. Of four bits a plain low rank is within rounding."""
+    model = tiny_model()
+    merged = changed_model(model, tmp_path / "b.gguf", adapter_of_dora, format=format)
+    for a, b in ((model, merged), (merged, model)):
+        report = compare(a, b)
+        assert kinds(report) == {"blk.1.attn_q.weight": "scaled-low-rank"}
+        assert "the difference has rank 3, as an adapter of DoRA that was merged" in report.sentence
+
+
+@pytest.mark.contract("WEIGHTS-NAMED-1")
+def test_factors_of_rows_or_a_low_rank_alone_are_not_taken_for_dora(tiny_model: Tiny, tmp_path: Path) -> None:
+    def factors(t: Tensors) -> None:
+        t["blk.1.attn_q.weight"] *= np.random.default_rng(1).uniform(0.8, 1.2, (64, 1)).astype(np.float32)
+
+    def noise(t: Tensors) -> None:
+        t["blk.1.attn_q.weight"] += 0.05 * np.random.default_rng(1).standard_normal((64, 64)).astype(np.float32)
+
+    def both(t: Tensors) -> None:
+        factors(t)
+        noise(t)
+
+    model = tiny_model()
+    for change, kind in ((factors, "block-factors"), (adapter, "low-rank"), (noise, ""), (both, "")):
+        assert kinds(compare(model, changed_model(model, tmp_path / "b.gguf", change))) == {"blk.1.attn_q.weight": kind}
 
 
 @pytest.mark.contract("WEIGHTS-NAMED-1")

@@ -28,6 +28,8 @@ _MOST_LEFT = 0.5
 _SAME = 0.03
 #: Rows by which the size of blocks is found.
 _BAND = 512
+#: Factors that follow from bytes are so within this.
+_EXACTLY = 1e-5
 #: FP8 that was multiplied and divided again is on its grid within this.
 _ON_GRID = 2.0**-20
 
@@ -149,7 +151,7 @@ def _in_words(a: Rows, b: Rows, rows: FittedRows, size: int, what: _What) -> tup
         short = f"each {where} has an offset of its own, as where the zeros of a format are off"
         return f"{short} (A is B plus {_range(numbers)})", short
     short = f"each {where} has a factor of its own"
-    of_fp8 = _of_fp8(a, b, numbers, size)
+    of_fp8 = _of_fp8(a, b, numbers, size) or _of_e8m0(numbers)
     return f"{short} (A is {_range(numbers)} times B){of_fp8}", short + of_fp8
 
 
@@ -189,6 +191,22 @@ def _of_fp8(a: Rows, b: Rows, numbers: Reals, size: int) -> str:
     root = np.sqrt(np.abs(each))
     if _is_fp8(theirs * root):
         return "; one side was divided by the scales of FP8 where the other was multiplied"
+    return ""
+
+
+def _of_e8m0(numbers: Reals) -> str:
+    """Which side took the bytes of scales in E8M0, exponents of 2, for something else, if all factors say so."""
+    codes = np.arange(1, 255, dtype=np.uint8)
+    scales = codes.view(ml_dtypes.float8_e8m0fnu).astype(np.float64)
+    factors = np.unique(numbers.astype(np.float64))
+    if (factors <= 0).any() or np.ptp(np.log2(factors)) < 1:  # of one factor any reading may be the right one
+        return ""
+    for taken, values in (("whole numbers", codes.astype(np.float64)), ("E4M3", codes.view(ml_dtypes.float8_e4m3fn).astype(np.float64))):
+        known = scales[values > 0] / values[values > 0]
+        for side, wanted in (("B", factors), ("A", 1 / factors)):
+            near = np.abs(known[:, None] / wanted - 1).min(axis=0)
+            if (near <= _EXACTLY).all():
+                return f"; {side} has scales of E8M0, which are exponents of 2, taken for {taken}"
     return ""
 
 

@@ -78,7 +78,7 @@ def _transposed(pair: TensorPair) -> Iterator[Fit]:
     if len(a) == len(b) > 1 and a == (*b[:-2], b[-1], b[-2]):
         yield Fit("transposed", f"transposed: {shape_text(a)} in A, {shape_text(b)} in B", TransposedRows(pair.file_b, pair.b))
     if not pair.a.has_dims(b) and math.prod(a) == math.prod(b) and a[-1] % pair.b.format.elements == 0:
-        rows = StackedRows(pair.file_b, [replace(pair.b, dims=a, radius=None)])
+        rows = StackedRows(pair.file_b, [replace(pair.b, dims=a, radius=None, in_pieces=None)])
         yield Fit("reshaped", f"the same elements one after the other, as {shape_text(a)} in A, {shape_text(b)} in B", rows)
 
 

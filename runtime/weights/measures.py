@@ -147,8 +147,9 @@ class Measures:
             squares, products, energy_a, energy_b = sums
             of_a, of_b = a.radius_squares(unit, energy_a), b.radius_squares(unit, energy_b)
             # What is infinite has no limit of rounding: of an infinite one, anything would be within it.
-            measured: npt.NDArray[np.bool_] = np.asarray(np.isfinite(squares))
-            bad: npt.NDArray[np.bool_] = np.asarray(~(measured & (squares <= np.square(np.sqrt(of_a) + np.sqrt(of_b)))))
+            measured: npt.NDArray[np.bool_] = np.asarray(np.isfinite(squares) & np.isfinite(of_a) & np.isfinite(of_b))
+            within: npt.NDArray[np.bool_] = np.asarray(measured & (squares <= np.square(np.sqrt(of_a) + np.sqrt(of_b))))
+            bad: npt.NDArray[np.bool_] = np.asarray(~within & (squares != 0))
         self.unequal_units += int(np.count_nonzero(squares))
         if exact:
             bad = squares != 0

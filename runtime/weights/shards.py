@@ -17,6 +17,8 @@ from aprgraph.runtime.weights.tensor_pair import TensorPair
 #: Ranks that there may be.
 _RANKS = (2, 4, 8, 16, 32)
 _MATRIX = 2
+#: Fewer rows are no shard; the rows of a router are experts, which no rank divides.
+_LEAST_ROWS, _ROUTER = 16, "ffn_gate_inp.weight"
 
 
 class ShardsBelow:
@@ -26,7 +28,10 @@ class ShardsBelow:
 
     def __init__(self, file: Source, info: TensorInfo, dims: tuple[int, ...], count: int) -> None:
         self.count, self.columns = dims
-        self._shards, self._lines = count, StackedRows(file, [replace(info, dims=(count * dims[0], dims[1] // count), radius=None)])
+        self._shards, self._lines = (
+            count,
+            StackedRows(file, [replace(info, dims=(count * dims[0], dims[1] // count), radius=None, in_pieces=None)]),
+        )
         self.unit = self._lines.unit
 
     def fetch(self, rows: Index) -> Decoded:
@@ -40,7 +45,7 @@ class ShardsBelow:
 def stacked_shards(pair: TensorPair) -> Iterator[Fit]:
     """Shards of columns that lie one below the other, and shards of rows that lie side by side, in B and in A."""
     a, b = pair.a, pair.b
-    if len(a.dims) != _MATRIX or len(b.dims) != _MATRIX or math.prod(a.dims) != math.prod(b.dims):
+    if pair.slot == _ROUTER or len(a.dims) != _MATRIX or len(b.dims) != _MATRIX or math.prod(a.dims) != math.prod(b.dims):
         return
     for side, file, held, whole in (("B", pair.file_b, b, a), ("A", pair.file_a, a, b)):
         for count in _RANKS:
@@ -55,8 +60,8 @@ def _joined(pair: TensorPair, side: str, file: Source, held: TensorInfo, dims: t
         found = ShardsBelow(file, held, dims, count)
         text = _in_words(side, count, "columns one below the other", "one below the other", held.dims == dims)
         yield Fit("shards-stacked", text, found) if side == "B" else Fit("shards-stacked", text, pair.rows_b, target=found)
-    if rows % count == 0 and columns % step == 0 and held.dims in ((rows // count, columns * count), dims):
-        lines, of_one = StackedRows(file, [replace(held, dims=dims, radius=None)]), rows // count
+    if rows % count == 0 and rows >= count * _LEAST_ROWS and columns % step == 0 and held.dims in ((rows // count, columns * count), dims):
+        lines, of_one = StackedRows(file, [replace(held, dims=dims, radius=None, in_pieces=None)]), rows // count
         text = _in_words(side, count, "rows side by side", "side by side", held.dims == dims)
         if side == "B":
             yield Fit("shards-stacked", text, lines, lambda numbers: numbers % of_one * count + numbers // of_one)

@@ -111,6 +111,23 @@ def test_scales_of_blocks_that_are_as_many_as_there_are_rows() -> None:
 
 
 @pytest.mark.contract("FILE-HF-7")
+def test_scales_in_e8m0_are_powers_of_2() -> None:
+    """Also where a kernel reads them; 255 is NaN (OCP Microscaling Formats 1.0)."""
+    numbers = np.random.default_rng(2).standard_normal((4, 64)).astype(ml_dtypes.float8_e4m3fn)
+    codes = np.array([[127, 120], [0, 255]], np.uint8)
+    tensor, scale = (
+        StoredTensor(_File(values), "w", dtype, values.shape, 0, values.nbytes)  # type: ignore[arg-type]
+        for values, dtype in ((numbers, "F8_E4M3"), (codes, "F8_E8M0"))
+    )
+    factors = np.array([[1, 2.0**-7], [2.0**-127, np.nan]], np.float32)
+    wanted = numbers.astype(np.float32) * np.repeat(np.repeat(factors, 2, axis=0), 32, axis=1)
+    value = scaled_fp8(tensor, scale, (2, 32))
+    assert np.array_equal(value.make().view(np.float32).reshape(4, 64), wanted, equal_nan=True)
+    assert value.in_pieces is not None
+    assert np.array_equal(decode_piece(value.in_pieces.format, value.in_pieces.finders[0](), 0, 4), wanted, equal_nan=True)
+
+
+@pytest.mark.contract("FILE-HF-7")
 def test_experts_with_the_rows_of_x_first_are_read_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those of Llama 4, gate and up in one tensor: nothing is put together, and the numbers are those of the GGUF file."""
     path = write_checkpoint("llama4-f32", tmp_path)

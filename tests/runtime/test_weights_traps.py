@@ -179,6 +179,45 @@ def test_a_trap_is_named(trap: str, format: str, tiny_model: Tiny, tmp_path: Pat
     assert all("B is 1 everywhere" in one.text for one in folded.values())
 
 
+def _taken_for(read: Callable[[F32], F32]) -> Change:
+    """Scales of E8M0, bytes from 118 on, in blocks of 16 x 32, of which ``read`` makes others."""
+
+    def change(t: Tensors) -> None:
+        codes = np.arange(118, 126, dtype=np.uint8).reshape(4, 2)
+        factors = read(codes) / codes.view(ml_dtypes.float8_e8m0fnu).astype(np.float64)
+        t[Q] = (t[Q] * np.repeat(np.repeat(factors, 16, axis=0), 32, axis=1)).astype(np.float32)
+
+    return change
+
+
+@pytest.mark.contract("WEIGHTS-NAMED-1")
+@pytest.mark.parametrize(("read", "text"), [
+    (lambda codes: codes.astype(float), "; B has scales of E8M0, which are exponents of 2, taken for whole numbers"),
+    (lambda codes: codes.view(ml_dtypes.float8_e4m3fn).astype(float), "; B has scales of E8M0, which are exponents of 2, taken for E4M3"),
+    (lambda codes: codes.astype(float) ** 0.5, "each block of 16 x 32 has a factor of its own (A is 0.000"),
+])  # fmt: skip
+def test_scales_of_e8m0_that_were_taken_for_others(read: Callable[[F32], F32], text: str, tiny_model: Tiny, tmp_path: Path) -> None:
+    model = tiny_model()
+    report = aprgraph.compare_weights(model, changed_model(model, tmp_path / "b.gguf", _taken_for(read)))
+    assert found(report) == {Q: "block-factors"}
+    assert text in report.unlike[0].text
+    assert ("E8M0" in report.unlike[0].text) == ("E8M0" in text)
+
+
+@pytest.mark.contract("WEIGHTS-NAMED-1")
+def test_huge_numbers_are_not_within_the_rounding_of_others(tiny_model: Tiny, tmp_path: Path) -> None:
+    """Beyond 1e26 the squares of what BF16 rounds are infinite in float32, and nothing is within that."""
+
+    def huge(t: Tensors) -> None:
+        t[Q] = np.random.default_rng(0).standard_normal(t[Q].shape).astype(np.float32) * np.float32(1e30)
+
+    model = tiny_model()
+    for a, b in ((model, changed_model(model, tmp_path / "b.gguf", huge, format="BF16")),):
+        assert found(aprgraph.compare_weights(a, b)) == {Q: ""}
+        assert found(aprgraph.compare_weights(b, a)) == {Q: ""}
+        assert aprgraph.compare_weights(b, b).exit_code == 0
+
+
 # -- one tensor here, several there --------------------------------------------------------------------------------------
 
 

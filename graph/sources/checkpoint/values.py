@@ -146,12 +146,18 @@ def elements(tensor: StoredTensor) -> npt.NDArray[np.generic]:
     return values
 
 
+def _factors(scale: StoredTensor) -> npt.NDArray[np.float32]:
+    """What FP8 is multiplied by; of E8M0 the bytes are exponents of 2 with a bias of 127, and 255 is NaN."""
+    found = elements(scale)
+    return np.asarray(found.view(ml_dtypes.float8_e8m0fnu) if scale.dtype == "F8_E8M0" else found, np.float32)
+
+
 def scaled_fp8(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> Value:
     """An FP8 matrix times its scale, as F32: one for the tensor, for each row, or for each block of rows and columns."""
 
     def make() -> Bytes:
         values = elements(tensor).astype(np.float32)
-        factors = elements(scale).astype(np.float32)
+        factors = _factors(scale)
         shared = shared_by(tensor, scale, block)
         if shared != "BLOCK":
             return _own(values * (factors.reshape(()) if shared == "TENSOR" else factors.reshape(-1, 1)))
@@ -176,7 +182,7 @@ def _fp8_in_place(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, i
     @cache
     def scales() -> Bytes:
         # Few: one for 16,384 weights, or for a row. In another dtype they are held as F32.
-        own = scale.view() if scale.dtype == "F32" else _own(elements(scale).astype(np.float32))
+        own = scale.view() if scale.dtype == "F32" else _own(_factors(scale))
         return own.reshape(groups[0], -1)
 
     return InPieces(fmt, [lambda: Piece(tensor.view().reshape(tensor.dims), scales())])
@@ -184,7 +190,7 @@ def _fp8_in_place(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, i
 
 def shared_by(tensor: StoredTensor, scale: StoredTensor, block: tuple[int, int]) -> Literal["TENSOR", "ROW", "BLOCK"] | None:
     """What of an FP8 matrix shares a scale, for ``scaled_fp8``; None where the two do not fit."""
-    if len(tensor.dims) != 2 or scale.dtype not in ("F32", "BF16", "F16"):
+    if len(tensor.dims) != 2 or scale.dtype not in ("F32", "BF16", "F16", "F8_E8M0"):
         return None
     if math.prod(scale.dims) == 1:
         return "TENSOR"

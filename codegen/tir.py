@@ -35,6 +35,29 @@ def f32(value: float) -> Expr:
 _FLOAT8 = {"float8_e4m3fn": (3, 7, 127), "float8_e5m2": (2, 15, 124)}
 
 
+class Values:
+    """Variables for what an expression reads several times: it is computed once.
+
+    Without, it would be compiled as often as it is read, and one of several such as often as their product.
+    """
+
+    def __init__(self) -> None:
+        self._held: list[tuple[Expr, Expr]] = []
+
+    def named(self, value: Expr) -> Expr:
+        """A variable that holds ``value``; a variable or a constant is one as it is."""
+        if isinstance(value, (tirx.Var, tirx.IntImm, tirx.FloatImm)):
+            return value
+        self._held.append((tirx.Var("value", value.ty), value))
+        return self._held[-1][0]
+
+    def whole(self, value: Expr) -> Expr:
+        """``value`` with the variables that it reads. Each may be in one expression only."""
+        for variable, held in reversed(self._held):
+            value = tirx.Let(variable, held, value)
+        return value
+
+
 class Arithmetic(ABC):
     """Arithmetic that every target does alike, but for how it says multiply-add."""
 
@@ -48,17 +71,20 @@ class Arithmetic(ABC):
         Cody and Waite's reduction x = k·ln 2 + r (ln 2 in two parts), a polynomial on |r| <= ln 2 / 2 with the
         coefficients of Cephes' expf, and 2^k put together from its exponent bits, in two halves so that k may be -150..129.
         """
-        clamped = T.max(T.min(x, f32(89.0)), f32(-104.0))
-        k = T.floor(self.fma(clamped, f32(1.4426950408889634), f32(0.5)))
+        values = Values()
+        named = values.named
+        x = named(x)
+        clamped = named(T.max(T.min(x, f32(89.0)), f32(-104.0)))
+        k = named(T.floor(self.fma(clamped, f32(1.4426950408889634), f32(0.5))))
         r = self.fma(k, f32(-0.693359375), clamped)
-        r = self.fma(k, f32(2.12194440e-4), r)
+        r = named(self.fma(k, f32(2.12194440e-4), r))
         p = f32(1.9875691500e-4)
         for coefficient in (1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1):
             p = self.fma(p, r, f32(coefficient))
         p = self.fma(p, r * r, r + f32(1.0))
-        whole = T.Cast("int32", k)
-        half = whole >> tirx.IntImm("int32", 1)
-        return T.Select(is_nan(x), x, p * _normal_power(half) * _normal_power(whole - half))
+        whole = named(T.Cast("int32", k))
+        half = named(whole >> tirx.IntImm("int32", 1))
+        return values.whole(T.Select(is_nan(x), x, p * _normal_power(half) * _normal_power(whole - half)))
 
     def float8(self, dtype: str, bits: Expr) -> Expr:
         """The f32 value of an int32 that holds the bits of a float8_e4m3fn or float8_e5m2."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.base import KernelRequest
-from aprgraph.codegen.tir import Arithmetic, Expr, f32, is_nan
+from aprgraph.codegen.tir import Arithmetic, Expr, Values, f32, is_nan
 from aprgraph.graph.errors import GraphError
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.ops.elementwise import SOFT_CAP
@@ -32,26 +32,30 @@ _ERFC_BEYOND = (
 
 
 class KernelArithmetic:
-    """graph.ops.arithmetic.Arithmetic on TVM expressions, over what the target's emitter has."""
+    """graph.ops.arithmetic.Arithmetic on TVM expressions, over what the target's emitter has.
+
+    What a formula reads several times is in ``values``, whose ``whole`` gives the formula.
+    """
 
     def __init__(self, emitter: Arithmetic) -> None:
         self._emitter = emitter
+        self.values = Values()
 
     def exp(self, x: Expr | float) -> Expr:
         """Within 2 ulp."""
-        return self._emitter.exp(_element(x))
+        return self.values.named(self._emitter.exp(_element(x)))
 
     def tanh(self, x: Expr | float) -> Expr:
         """Within 2 ulp: Cephes' tanhf, a polynomial of x up to 0.625 and 1 - 2 / (e^2x + 1) beyond."""
-        x = _element(x)
-        size = T.Select(x < f32(0.0), -x, x)
-        square = x * x
+        x = self.values.named(_element(x))
+        size = self.values.named(T.Select(x < f32(0.0), -x, x))
+        square = self.values.named(x * x)
         p = f32(-5.70498872745e-3)
         for coefficient in (2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1):
             p = self._emitter.fma(p, square, f32(coefficient))
         near = self._emitter.fma(p * square, x, x)
-        far = f32(1.0) - f32(2.0) / (self._emitter.exp(size * f32(2.0)) + f32(1.0))
-        return T.Select(size < f32(0.625), near, T.Select(x < f32(0.0), -far, far))
+        far = self.values.named(f32(1.0) - f32(2.0) / (self.exp(size * f32(2.0)) + f32(1.0)))
+        return self.values.named(T.Select(size < f32(0.625), near, T.Select(x < f32(0.0), -far, far)))
 
     def sqrt(self, x: Expr | float) -> Expr:
         """Correctly rounded."""
@@ -62,12 +66,12 @@ class KernelArithmetic:
 
         Of u = e^-|x|, 1 + u is (1 + f), or 2 (1 + f) from √2 on, so that f is known without a rounding of 1 + u.
         """
-        x = _element(x)
-        u = self._emitter.exp(T.Select(x < f32(0.0), x, -x))
+        x = self.values.named(_element(x))
+        u = self.exp(T.Select(x < f32(0.0), x, -x))
         is_large = u > f32(0.41421356)
-        f = T.Select(is_large, (u - f32(1.0)) * f32(0.5), u)
-        whole = T.Select(is_large, f32(1.0), f32(0.0))
-        square = f * f
+        f = self.values.named(T.Select(is_large, (u - f32(1.0)) * f32(0.5), u))
+        whole = self.values.named(T.Select(is_large, f32(1.0), f32(0.0)))
+        square = self.values.named(f * f)
         p = f32(7.0376836292e-2)
         for coefficient in (
             -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
@@ -76,25 +80,25 @@ class KernelArithmetic:
             p = self._emitter.fma(p, f, f32(coefficient))
         p = self._emitter.fma(whole, f32(-2.12194440e-4), p * f * square)
         logarithm = self._emitter.fma(square, f32(-0.5), p) + f
-        return self.maximum(x, 0.0) + self._emitter.fma(whole, f32(0.693359375), logarithm)
+        return self.values.named(self.maximum(x, 0.0) + self._emitter.fma(whole, f32(0.693359375), logarithm))
 
     def erfc(self, x: Expr | float) -> Expr:
         """Within 1e-6 of itself for x up to 3.5: Cephes' erff below 1, and e^-x² by two polynomials of 1/x² beyond."""
-        x = _element(x)
-        size = T.Select(x < f32(0.0), -x, x)
-        square = x * x
+        x = self.values.named(_element(x))
+        size = self.values.named(T.Select(x < f32(0.0), -x, x))
+        square = self.values.named(x * x)
         near = f32(7.853861353153693e-5)
         for coefficient in _ERF:
             near = self._emitter.fma(near, square, f32(coefficient))
         # Where it is not taken the quotient is of 1, so that it is finite.
-        q = f32(1.0) / T.Select(size < f32(1.0), f32(1.0), size)
-        y = q * q
+        q = self.values.named(f32(1.0) / T.Select(size < f32(1.0), f32(1.0), size))
+        y = self.values.named(q * q)
         middle, far = f32(2.326819970068386e-2), f32(-1.047766399936249e1)
         for coefficient in _ERFC_TO_2:
             middle = self._emitter.fma(middle, y, f32(coefficient))
         for coefficient in _ERFC_BEYOND:
             far = self._emitter.fma(far, y, f32(coefficient))
-        tail = self._emitter.exp(-square) * q * T.Select(size < f32(2.0), middle, far)
+        tail = self.values.named(self.exp(-square) * q * T.Select(size < f32(2.0), middle, far))
         beyond = T.Select(x < f32(0.0), f32(2.0) - tail, tail)
         return T.Select(size < f32(1.0), f32(1.0) - x * near, beyond)
 
@@ -126,12 +130,14 @@ def element(request: KernelRequest, emitter: Arithmetic, operands: Sequence[Expr
     """One element of the result of a request, of those of its operands and of its ``numbers`` by name."""
     op = OPS[request.op]
     assert isinstance(op, Elementwise)
-    return op.value(KernelArithmetic(emitter), operands, {**request.attrs, **numbers})
+    m = KernelArithmetic(emitter)
+    return m.values.whole(op.value(m, [m.values.named(operand) for operand in operands], {**request.attrs, **numbers}))
 
 
 def soft_capped(emitter: Arithmetic, x: Expr, cap: Expr) -> Expr:
     """An element as the op soft_cap has it."""
-    return SOFT_CAP.value(KernelArithmetic(emitter), [x], {"cap": cap})
+    m = KernelArithmetic(emitter)
+    return m.values.whole(SOFT_CAP.value(m, [x], {"cap": cap}))
 
 
 def inner_dims(request: KernelRequest) -> list[int]:
@@ -144,10 +150,12 @@ def inner_dims(request: KernelRequest) -> list[int]:
 
 def gelu_half(emitter: Arithmetic, x: Expr) -> Expr:
     """An element as the op gelu_half has it: rounded after every operation, as its table was computed."""
-    entry = emitter.half(x)
+    values = Values()
+    x = values.named(x)
+    entry = values.named(emitter.half(x))
     product = T.Cast("float64", emitter.rounded(f32(float(GELU_COEFFICIENT)) * entry)) * T.Cast("float64", entry)
     inner = f32(float(GELU_FACTOR)) * entry * T.Cast("float32", product + T.float64(1.0))  # fused: rounded once
     # Where the nearest tanh is not what the C library gives, the float16 is the same.
     tanh = T.Cast("float32", T.tanh(T.Cast("float64", inner)))
-    found = emitter.half(f32(0.5) * entry * (f32(1.0) + tanh))
-    return T.Select(x <= f32(-GELU_BOUND), f32(0.0), T.Select(x >= f32(GELU_BOUND), x, found))
+    found = emitter.half(values.named(f32(0.5) * entry * (f32(1.0) + tanh)))
+    return values.whole(T.Select(x <= f32(-GELU_BOUND), f32(0.0), T.Select(x >= f32(GELU_BOUND), x, found)))

@@ -21,6 +21,7 @@ from aprgraph.cli import app as app_module
 from aprgraph.graph.errors import AprgraphError
 from aprgraph.runtime.trace.writer import TraceWriter
 from tests.support.cli import error_of, fails, run_cli, run_process, run_python
+from tests.support.compiled import SHARED_CACHE, compiled
 
 COMMANDS = ("check", "compile", "run", "diff", "graph", "inspect", "stages", "models")
 
@@ -148,10 +149,17 @@ def test_no_command_imports_torch(tiny_model: Callable[..., Path], tmp_path: Pat
     """TVM does where there is one, which takes two seconds, and fails where a removed one left its folder."""
     (tmp_path / "torch").mkdir()
     (tmp_path / "torch" / "__init__.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
-    environment = {"PYTHONPATH": str(tmp_path), "APRGRAPH_CACHE": str(tmp_path / "cache")}
+    environment = {"PYTHONPATH": str(tmp_path), "APRGRAPH_CACHE": str(tmp_path / "cache"), "APRGRAPH_CACHE_SIZE": "1G"}
+    compiled(tiny_model())  # a cache that has all kernels but one kind: the compiler is loaded for that
+    kernels = tmp_path / "cache" / "kernels"
+    kernels.mkdir(parents=True)
+    for path in (SHARED_CACHE / "kernels").glob("*.o"):
+        if not path.name.startswith("embed_"):
+            (kernels / path.name).symlink_to(path)
     for command in ("compile", "run"):
         result = run_process(command, tiny_model(), *(("--tokens", "1,2") if command == "run" else ()), cwd=tmp_path, env=environment)
         assert (result.code, (tmp_path / "imported").exists()) == (0, False), result.err
+    assert [*kernels.glob("embed_*")]
 
 
 # -- errors -------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from aprgraph.codegen.cuda.host_code import build_host_code
 from tests.support.cuda_kernels import CudaKernels, Requests
 from tests.support.golden import nmse
 from tests.support.kernels import f32, reference
@@ -122,3 +123,13 @@ def test_gelu_by_a_table_is_that_table(kernels: CudaKernels) -> None:
         rows = x[-int(np.prod(shape)) :].astype(np.float32).reshape(shape)
         with np.errstate(all="ignore"):
             np.testing.assert_array_equal(kernels.run(what, [rows], shape), reference(what, [rows]).astype(np.float32))
+
+
+def test_what_a_formula_reads_several_times_is_in_its_source_once() -> None:
+    """Written out where it is read, softplus has an exponential a hundred times, and half a megabyte."""
+    (what, _) = FORMULA_REQUESTS["softplus"]
+    _, source = build_host_code({what.symbol: what})
+    _, kernel = source.code.rsplit("__global__", 1)
+    assert what.symbol in kernel
+    assert kernel.count("floorf(") == 1
+    assert len(kernel) < 5000

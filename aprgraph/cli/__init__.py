@@ -4,6 +4,7 @@ from __future__ import annotations
 
 # What `signal` is made of, built into Python: that module makes enums of it, in the midst of which an interrupt may come.
 import _signal  # type: ignore[import-not-found]
+import os
 
 __all__ = ["main"]
 
@@ -14,6 +15,9 @@ def main() -> None:
         _signal.signal(_signal.SIGINT, _signal.SIG_DFL)  # until there is something that could be left half-written
     from aprgraph.cli.leaving import own_process  # noqa: PLC0415
 
+    # What multiplies large matrices does so in threads of its own (graph/blas_threads.py). Those of NumPy's BLAS, which begin when NumPy
+    # is imported, would spin beside them after each small product: two fifths of the processor time of an audit.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     with own_process():
         from aprgraph.cli.freed_memory import look_seldom_for_cycles  # noqa: PLC0415
 

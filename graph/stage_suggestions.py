@@ -26,7 +26,7 @@ _OTHER_NAMES = {
     "k_post_rope": "kcur k_rope k_roped k_after_rope k_rotated k_rot key_rope k_embed",
     "attn_scores": "kq qk scores attention_scores attn_logits",
     "attn_softmax": "kq_soft_max kq_soft_max_ext softmax attn_weights attention_weights attn_probs attention_probs",
-    "attention": "kqv kqv_out kqv_merged kqv_merged_cont context attn_context",
+    "attention": "kqv kqv_out kqv_merged kqv_merged_cont context attn_context self_attn_attn",
     "attn_out": "o_proj self_attn attn attn_output attention_output attn_o attn_proj out_proj wo",
     "attn_post_norm": "post_attention_norm",
     "post_attn_residual": "ffn_inp sa_out resid_mid attn_residual post_attention_residual",

@@ -14,7 +14,9 @@ from aprgraph.runtime.trace.array_trace import TOKENS
 from aprgraph.runtime.trace.unread_files import name_of_place, suggest_place
 
 #: Numbers that count something: a whole part of a name, or behind a word for what is counted. Others, as in `norm2`, are of the name.
-_NUMBER = re.compile(r"(?:(?<=[./])|^|(?<=step)|(?<=layers)|(?<=layer)|(?<=layer[-_])|(?<=blocks)|(?<=block))\d+(?=[./]|$)")
+_NUMBER = re.compile(r"(?:(?<=[./])|^|(?<=step)|(?<=layers)|(?<=layer)|(?<=layer[-_])|(?<=blocks)|(?<=block))\d+(?=[./]|$)|(?<=-)\d+$")
+#: What vLLM and SGLang call the product of the activated gate and up, where one projection gives both; elsewhere it is the first alone.
+_ACTIVATED, _FUSED = re.compile(r"(.*)act_fn"), "gate_up_proj"
 #: What some call steps, in front of names that are the same in each.
 _CALLED_STEPS = re.compile(r"(s|t|it|iter|pass|call|forward|token|tok)(\d+)(?=[./])")
 _STEP, _LAYER = re.compile(r"step(\d+)\."), re.compile(r"layer(\d+)\.")
@@ -46,6 +48,9 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
     taken: dict[str, str] = {}
     for pattern, names in groups.items():
         rule, remark = (None, "the prompt's token ids") if pattern in TOKENS else _rule([_with_steps(name, word) for name in names])
+        product = _ACTIVATED.fullmatch(names[0])
+        if rule is not None and product is not None and f"{product[1]}{_FUSED}" in arrays:
+            rule = rule.replace("ffn_silu", "ffn_swigl")
         if rule is not None and word and pattern.startswith(f"{word}{{}}"):
             rule = word + rule.removeprefix("step")
         # A rule is for what stands behind a dot too: here that is something else.

@@ -53,7 +53,7 @@ _LAYER = re.compile(
     re.IGNORECASE | re.ASCII,
 )
 #: A layer's number elsewhere: llama.cpp's ``ffn_out-3``, and ``3.ffn_out``.
-_NUMBER = re.compile(r"^(?P<first>\d{1,9})[/._-](?=\D)|[-_.](?P<last>\d{1,9})$", re.ASCII)
+_NUMBER = re.compile(r"^(?P<first>\d{1,9})[/._-](?=\D)|(?P<sign>[-_.])(?P<last>\d{1,9})$", re.ASCII)
 #: What says that it is what a module is given.
 _GIVEN = re.compile(r"[._/-](?:inputs|input(?=$|[._/-]\d))(?=$|[._/-])", re.IGNORECASE | re.ASCII)
 #: What says only that it is a module's result.
@@ -175,7 +175,7 @@ def suggest_place(name: str) -> tuple[str | None, str | None]:
     readings = [(name, layer)]
     if layer is None and (match := _NUMBER.search(name)) is not None:
         numbered = (name[: match.start()] + name[match.end() :], int(match["first"] or match["last"]))
-        readings.insert(0 if match["first"] else 1, numbered)
+        readings.insert(0 if match["first"] or match["sign"] == "-" else 1, numbered)
     for must_be_known in (True, False):
         for rest, number in readings:
             for word in _words(rest):

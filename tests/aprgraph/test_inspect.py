@@ -276,3 +276,26 @@ def test_arrays_of_other_names_are_listed_with_the_rules_that_place_them(tiny_mo
     said = r"(its place would be that of s1.blocks.{}.gate; if it is of step 1, the rule is s2\.blocks\.(\d+)\.gate=step1.layer\1.ffn_gate)"
     assert list(document["arrays"].values())[1].endswith(said)
     assert list(document["arrays"].values())[2].endswith(said.replace("s2", "later"))
+
+
+def test_rules_for_the_names_of_other_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp has the layer at the end, also 0; vLLM and SGLang one projection of gate and up, and behind it their product."""
+    monkeypatch.chdir(tmp_path)
+    array = np.ones((5, 8), np.float32)
+
+    def rules(*names: str) -> list[str]:
+        np.savez("dump.npz", **{name.format(layer): array for name in names for layer in range(2)})
+        return list(inspect("dump.npz")[0]["rules that their names suggest"])
+
+    assert rules("attn_norm-{}", "kqv_out-{}", "l_out-{}") == [
+        r"--map 'attn_norm\-(\d+)=layer\1.attn_norm'",
+        r"--map 'kqv_out\-(\d+)=layer\1.attention'",
+        r"--map 'l_out\-(\d+)=layer\1.post_ffn_residual'",
+    ]
+    of_layer = [f"model.layers.{{}}.{name}" for name in ("self_attn.attn", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.act_fn")]
+    assert rules(*of_layer) == [
+        r"--map 'model\.layers\.(\d+)\.self_attn\.attn=layer\1.attention'",
+        r"--map 'model\.layers\.(\d+)\.self_attn\.o_proj=layer\1.attn_out'",
+        r"--map 'model\.layers\.(\d+)\.mlp\.act_fn=layer\1.ffn_swigl'",
+    ]
+    assert rules(of_layer[-1]) == [r"--map 'model\.layers\.(\d+)\.mlp\.act_fn=layer\1.ffn_silu'"]

@@ -441,7 +441,6 @@ def test_null_is_taken_where_transformers_takes_it(name: str, changed: dict[str,
 @pytest.mark.parametrize(("name", "nearest"), [
     ("Qwen3CustomForCausalLM", "; by its name nearest is Qwen3ForCausalLM; `"),
     ("Qwen3ForSequenceClassification", "; by its name nearest is Qwen3ForCausalLM; `"),
-    ("Qwen3VLMoeForCausalLM", "; by its name nearest is Qwen3ForCausalLM; `"),
     ("Lfm2AudioForCausalLM", "does not have; `"),  # which has no place for most of the tensors
     ("KimiK9ForCausalLM", "does not have; `"),
     ("GPTNeoXForCausalLM", "does not have; `"),

@@ -38,7 +38,8 @@ _FLOAT8 = {"float8_e4m3fn": (3, 7, 127), "float8_e5m2": (2, 15, 124)}
 class Values:
     """Variables for what an expression reads several times: it is computed once.
 
-    Without, it would be compiled as often as it is read, and one of several such as often as their product.
+    Without, it would be compiled as often as it is read, and one of several such as often as their product. What is read once is
+    none: TVM's last pass looks at each variable with all that it is computed from.
     """
 
     def __init__(self) -> None:

@@ -55,7 +55,7 @@ class KernelArithmetic:
             p = self._emitter.fma(p, square, f32(coefficient))
         near = self._emitter.fma(p * square, x, x)
         far = self.values.named(f32(1.0) - f32(2.0) / (self.exp(size * f32(2.0)) + f32(1.0)))
-        return self.values.named(T.Select(size < f32(0.625), near, T.Select(x < f32(0.0), -far, far)))
+        return T.Select(size < f32(0.625), near, T.Select(x < f32(0.0), -far, far))
 
     def sqrt(self, x: Expr | float) -> Expr:
         """Correctly rounded."""
@@ -80,7 +80,7 @@ class KernelArithmetic:
             p = self._emitter.fma(p, f, f32(coefficient))
         p = self._emitter.fma(whole, f32(-2.12194440e-4), p * f * square)
         logarithm = self._emitter.fma(square, f32(-0.5), p) + f
-        return self.values.named(self.maximum(x, 0.0) + self._emitter.fma(whole, f32(0.693359375), logarithm))
+        return self.maximum(x, 0.0) + self._emitter.fma(whole, f32(0.693359375), logarithm)
 
     def erfc(self, x: Expr | float) -> Expr:
         """Within 1e-6 of itself for x up to 3.5: Cephes' erff below 1, and e^-x² by two polynomials of 1/x² beyond."""

@@ -1,15 +1,13 @@
-"""Elements of a block as whole vectors, where that is faster than lane by lane: long blocks, and tables of 4 bits.
+"""Elements of a block as whole vectors, where that is faster than lane by lane: long blocks, and elements of few bits.
 
 A long block's scales are those of several rows at once (scales_of_rows.py). Where an element has 4 bits, the 16 values that it can have
-are what the format's decoder makes of 0 to 15, and AVX-512 looks sixteen of them up by one instruction. AVX2 looks up bytes: the upper two
-of the float32 of a whole number, 32 elements at once (``nibbles.py``). Each way the values are those of every other way to decode, and no
-decoder knows of it.
+are what the format's decoder makes of 0 to 15, and AVX-512 looks sixteen of them up by one instruction. AVX2 makes the whole numbers of 32
+elements of up to 7 bits at once (codes.py). Each way the values are those of every other way to decode, and no decoder knows of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import tvm_ffi
@@ -17,8 +15,8 @@ from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import X86_64
+from aprgraph.codegen.kernels.cpu.codes import HALF_RUN, Bits, Codes, Pairs, TwoRuns
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.nibbles import BYTES_OF_HALF_RUN, Nibbles, TwoRuns, pairs_of_runs
 from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, Across, Elements, ScaledElements, met
 from aprgraph.codegen.kernels.cpu.vectors import fused, hold, lanes_of, store_vector
 from aprgraph.codegen.kernels.cpu.weights import Weight
@@ -136,14 +134,14 @@ class _TableReader(_VectorReader):
         return tirx.Shuffle([tirx.IntImm("int32", value) for value in table], [tirx.IntImm("int32", lane) for lane in range(VALUES)])
 
 
-class _NibbleReader(_VectorReader):
-    """BlockReader whose whole numbers of elements are ``Nibbles``. It remembers those that became real as ``seen``; they are
+class _CodeReader(_VectorReader):
+    """BlockReader whose whole numbers of elements are ``Codes``. It remembers those that became real as ``seen``; they are
     ``real_values``.
     """
 
     def __init__(self, block: Any, weight: Weight, real_values: Expr | Elements | None = None) -> None:
-        super().__init__(block, weight, BYTES_OF_HALF_RUN)
-        self.seen: Nibbles | None = None
+        super().__init__(block, weight, HALF_RUN)
+        self.seen: Codes | None = None
         self._real_values = real_values
 
     def integer(self, field: str, index: Any = 0) -> Any:
@@ -151,15 +149,15 @@ class _NibbleReader(_VectorReader):
             return super().integer(field, index)
         if self._weight.format.field(field).dtype != "uint8":
             raise _NotHereError
-        return Nibbles(field, index.offset)
+        return Codes((Bits(field, index.offset),))
 
-    def lookup(self, table: tuple[int, ...], index: Nibbles) -> Nibbles:
+    def lookup(self, table: tuple[int, ...], index: Codes) -> Codes:
         return index.looked_up(table)
 
     def to_real(self, value: Any) -> Any:
-        if not isinstance(value, Nibbles):
+        if not isinstance(value, Codes):
             return super().to_real(value)
-        if not value.is_whole or self.seen is not None:
+        if not value.is_known or self.seen is not None:
             raise _NotHereError
         self.seen = value
         return tirx.Broadcast(f32(0.0), self._width) if self._real_values is None else self._real_values
@@ -175,8 +173,8 @@ class ElementVectors:
         self._emitter, self._weight, self._block = emitter, weight, block
         self._by_table = has_tables(emitter, weight)
         self._tables: list[tuple[Expr, Expr]] = []
-        self._pairs = _pairs(weight, block) if self._by_table and emitter.lanes < VALUES else {}
-        self._two: dict[Nibbles, TwoRuns] = {}
+        self._pairs = _pairs(weight, block) if self._by_table and emitter.lanes < VALUES else None
+        self._two: dict[tuple[int, int], TwoRuns] = {}
         self._made: dict[int, list[Expr]] = {}
 
     def elements(self, first: int, width: int) -> Expr:
@@ -193,15 +191,16 @@ class ElementVectors:
         return T.call_llvm_pure_intrin(f"float32x{VALUES}", "llvm.x86.avx512.permvar.sf.512", kept, places)
 
     def _half_run(self, first: int) -> Expr:
-        run, half = divmod(first // BYTES_OF_HALF_RUN, 2)
+        run, half = divmod(first // HALF_RUN, 2)
         if run not in self._made:
-            place, pair = self._pairs[run]
-            if pair[0] not in self._two:
-                self._two[pair[0]] = TwoRuns(pair, self._block)
-            self._made[run] = self._two[pair[0]].halves(place)
+            assert self._pairs is not None
+            place, pair = self._pairs.of[run]
+            if pair not in self._two:
+                self._two[pair] = TwoRuns([self._pairs.runs[number] for number in pair], self._block)
+            self._made[run] = self._two[pair].halves(place)
         assert self._weight.format.decode is not None
-        reader = _NibbleReader(self._block, self._weight, self._made[run][half])
-        found: Expr = self._weight.format.decode(reader, run * RUN, _Lane(half * BYTES_OF_HALF_RUN))
+        reader = _CodeReader(self._block, self._weight, self._made[run][half])
+        found: Expr = self._weight.format.decode(reader, run * RUN, _Lane(half * HALF_RUN))
         return found
 
 
@@ -220,40 +219,39 @@ def _table(weight: Weight, block: Any, first: int) -> tuple[Expr, Expr]:
     return table, reader.places
 
 
-def _runs(weight: Weight, block: Any) -> list[Nibbles]:
+def _runs(weight: Weight, block: Any) -> list[Codes]:
     """The whole numbers of each run of a block, given by those of its first half."""
     assert weight.format.decode is not None
     found = []
     for first in range(0, weight.format.elements, RUN):
-        readers = [_NibbleReader(block, weight) for _ in range(2)]
+        readers = [_CodeReader(block, weight) for _ in range(2)]
         for half, reader in enumerate(readers):
-            weight.format.decode(reader, first, _Lane(half * BYTES_OF_HALF_RUN))
+            weight.format.decode(reader, first, _Lane(half * HALF_RUN))
         one, other = (reader.seen for reader in readers)
-        if one is None or other != replace(one, offset=one.offset + BYTES_OF_HALF_RUN):
+        if one is None or other != one.moved([(HALF_RUN, 0)] * len(one.bits)):
             raise _NotHereError
         found.append(one)
     return found
 
 
-def _pairs(weight: Weight, block: Any) -> dict[int, tuple[int, list[Nibbles]]]:
-    """By each run of a block which of a pair that lies in the same bytes it is, and the pair."""
-    runs = _runs(weight, block)
-    pairs = pairs_of_runs(runs)
-    if pairs is None:
+def _pairs(weight: Weight, block: Any) -> Pairs:
+    """The runs of a block."""
+    pairs = Pairs(_runs(weight, block))
+    if not pairs.are_all:
         raise _NotHereError
-    return {number: (place, [runs[number] for number in pair]) for pair in pairs for place, number in enumerate(pair)}
+    return pairs
 
 
-class NibblesOfRows:
+class CodesOfRows:
     """The elements of a block of several rows, some runs of it at a time, in a loop over these: the code of a whole long block has more in
     work than there are registers. What the elements of each run are multiplied by, and what is added, is kept for all rows beforehand.
     """
 
     def __init__(self, emitter: Emitter, weight: Weight, blocks: Sequence[Any]) -> None:
         self._weight, self._blocks, self._lanes = weight, blocks, emitter.lanes
-        self._runs = vectors_together(emitter, weight) * emitter.lanes // RUN
-        self.count = weight.format.elements // (self._runs * RUN)
         self._pairs = _pairs(weight, blocks[0])
+        self._runs = self._pairs.group
+        self.count = weight.format.elements // (self._runs * RUN)
         self._rows = 0
         self._scales: Buffer | None = None
         self._offsets: Buffer | None = None
@@ -272,45 +270,32 @@ class NibblesOfRows:
 
     def vectors(self, group: Expr, row: int) -> Iterator[tuple[int, Expr]]:
         """The elements of a group in one row: where each vector begins in it, and its f32 [lanes]."""
-        step = _step(self._pairs, self._runs)
-        block, two = self._blocks[row], {}
-        for place, pair in (self._pairs[run] for run in range(self._runs)):
-            if place == 0:
-                two[pair[0]] = TwoRuns([replace(run, offset=run.offset + group * step) for run in pair], block)
+        steps = [(group * byte, group * bit if bit else 0) for byte, bit in self._pairs.steps(self._runs)]
+        two: dict[tuple[int, int], TwoRuns] = {}
         for run in range(self._runs):
-            place, pair = self._pairs[run]
+            place, pair = self._pairs.of[run]
+            if pair not in two:
+                two[pair] = TwoRuns([self._pairs.runs[number].moved(steps) for number in pair], self._blocks[row])
             at = (group * self._runs + run) * self._rows + row
             scale, offset = (
                 None if kept is None else hold(tirx.Broadcast(kept[at], self._lanes)) for kept in (self._scales, self._offsets)
             )
-            for half, values in enumerate(two[pair[0]].halves(place)):
+            for half, values in enumerate(two[pair].halves(place)):
                 yield run * RUN + half * self._lanes, scale * values if offset is None else fused(scale, values, offset)
-
-
-def _step(pairs: dict[int, tuple[int, list[Nibbles]]], runs: int) -> int:
-    """How many bytes each group of so many runs lies behind the one before."""
-    if runs == len(pairs):
-        return 0
-    return int(pairs[runs][1][0].offset - pairs[0][1][0].offset)
 
 
 def _scaled(weight: Weight, block: Any, run: int) -> Any:
     """What becomes of the elements of a run, for all rows at once."""
     assert weight.format.decode is not None
-    return weight.format.decode(_NibbleReader(block, weight, Elements()), run * RUN, _Lane())
+    return weight.format.decode(_CodeReader(block, weight, Elements()), run * RUN, _Lane())
 
 
 def has_groups(emitter: Emitter, weight: Weight, blocks: Sequence[Any]) -> bool:
-    """Whether ``NibblesOfRows`` has these blocks."""
+    """Whether ``CodesOfRows`` has these blocks."""
     if emitter.lanes == VALUES or weight.format.elements <= SHORT or not has_tables(emitter, weight):
         return False
-    runs, pairs = vectors_together(emitter, weight) * emitter.lanes // RUN, _pairs(weight, blocks[0])
-    step = _step(pairs, runs)
-    return all(
-        isinstance(_scaled(weight, blocks[0], run), ScaledElements)
-        and pair == [replace(one, offset=one.offset + run // runs * step) for one in pairs[run % runs][1]]
-        for run, (_, pair) in pairs.items()
-    )
+    runs = range(weight.format.elements // RUN)
+    return all(isinstance(_scaled(weight, blocks[0], run), ScaledElements) for run in runs)
 
 
 def vectors_together(emitter: Emitter, weight: Weight) -> int:
@@ -321,14 +306,11 @@ def vectors_together(emitter: Emitter, weight: Weight) -> int:
 def _vectors_together(emitter: Emitter, weight: Weight) -> int:
     if emitter.lanes == VALUES or not has_tables(emitter, weight):
         return 1
-    pairs = _pairs(weight, weight.block(i64(0), i64(0), i64(0)))
-    places = [(number, place) for number, (place, _) in pairs.items()]
-    least = next(count for count in range(2, len(pairs) + 1) if all(place == number % count * 2 // count for number, place in places))
-    return least * RUN // emitter.lanes
+    return _pairs(weight, weight.block(i64(0), i64(0), i64(0))).group * RUN // emitter.lanes
 
 
 def has_tables(emitter: Emitter, weight: Weight) -> bool:
-    """Whether a weight's elements are of 4 bits, and the CPU looks 16 values up at once."""
+    """Whether the CPU makes many of a weight's elements at once: looks them up, with AVX-512, or makes them of bytes, with AVX2."""
     return weight.known("tables", lambda: _has_tables(emitter, weight))
 
 
@@ -337,7 +319,7 @@ def _has_tables(emitter: Emitter, weight: Weight) -> bool:
         return False
     if emitter.lanes == VALUES:
         return _is_here(lambda block: _table(weight, block, 0), weight)
-    return emitter.lanes == BYTES_OF_HALF_RUN and _is_here(lambda block: _pairs(weight, block), weight)
+    return emitter.lanes == HALF_RUN and _is_here(lambda block: _pairs(weight, block), weight)
 
 
 def has_vectors(emitter: Emitter, weight: Weight) -> bool:

@@ -15,8 +15,8 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.kernels.cpu.element_vectors import (
     VALUES,
+    CodesOfRows,
     ElementVectors,
-    NibblesOfRows,
     has_groups,
     has_tables,
     has_vectors,
@@ -86,7 +86,7 @@ def dot_rows(
 
     by_vectors = has_vectors(emitter, weight)
 
-    def in_groups(index: Expr, groups: NibblesOfRows) -> None:
+    def in_groups(index: Expr, groups: CodesOfRows) -> None:
         with T.serial(i64(0), i64(groups.count)) as group, named_block("group"):
             start = index * weight.format.elements + group * (weight.format.elements // groups.count)
             for j in range(len(rows)):
@@ -113,7 +113,7 @@ def dot_rows(
             read = blocks_of_rows if by_vectors else _blocks
             blocks = read(emitter, weight, rows, index, expert)
             if has_groups(emitter, weight, blocks):
-                in_groups(index, NibblesOfRows(emitter, weight, blocks))
+                in_groups(index, CodesOfRows(emitter, weight, blocks))
             else:
                 in_vectors(index, blocks)
     else:

@@ -22,6 +22,7 @@ from aprgraph.graph.families.glm4 import Glm4
 from aprgraph.graph.families.glm4moe import Glm4Moe
 from aprgraph.graph.families.gpt2 import Gpt2
 from aprgraph.graph.families.gpt_oss import GptOss
+from aprgraph.graph.families.gptneox import GptNeoX
 from aprgraph.graph.families.granite import Granite
 from aprgraph.graph.families.granitehybrid import GraniteHybrid
 from aprgraph.graph.families.granitemoe import GraniteMoe
@@ -60,7 +61,7 @@ for _family in (
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
-    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe,
+    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX,
 ):  # fmt: skip
     register(_family)
 

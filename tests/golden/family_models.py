@@ -20,7 +20,7 @@ from tests.golden.transformers_models import LoadedModel
 
 _EMBEDDINGS = (
     "model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "backbone.embeddings.weight",
-    "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight",
+    "gpt_neox.embed_in.weight", "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight",
 )  # fmt: skip
 FAMILIES = Path(__file__).parent / "families"
 
@@ -49,6 +49,11 @@ _SIZES: dict[str, Any] = {
     "rms_norm_eps": 1e-5, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
 }  # fmt: skip
 _ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+_NEOX: dict[str, Any] = {
+    "vocab_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 64, "hidden_size": 24,
+    "intermediate_size": 40, "layer_norm_eps": 1e-5, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "use_cache": False,
+    "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
+}  # fmt: skip
 #: An encoder of images that sees none.
 _VISION: dict[str, Any] = {"depth": 1, "hidden_size": 8, "num_heads": 2, "patch_size": 2, "out_hidden_size": 32}
 _QWEN_VL: dict[str, Any] = _SIZES | {"tie_word_embeddings": False}
@@ -277,6 +282,9 @@ MODELS = {
     "gpt2-f32": FamilyModel("gpt2", "GPT2", {
         "vocab_size": 96, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, "bos_token_id": None, "eos_token_id": None,
     }),
+    "gptneox-f32": FamilyModel("gptneox", "GPTNeoX", _NEOX | {"hidden_act": "gelu_new"}),
+    # GELU by erf, as published models have it; the network waits for attention.
+    "gptneox-f32-sequential": FamilyModel("gptneox", "GPTNeoX", _NEOX | {"hidden_act": "gelu", "use_parallel_residual": False}),
     "nemotron-f32": FamilyModel("nemotron", "Nemotron", _LAYER_NORM_SIZES | {
         "norm_eps": 1e-5, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
     }),

@@ -262,6 +262,11 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     "starcoder2": {**_ROPE_BASE, **_layer_norm("norm_epsilon")},
     "stablelm": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE, "use_parallel_residual": "use_parallel_residual"},
     "phi": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE},
+    # No converter writes the activation: llama.cpp has GELU by tanh in any case.
+    "gpt_neox": {
+        **_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE, "use_parallel_residual": "use_parallel_residual",
+        "attention.head_count_kv": lambda _: None, "hidden_activation": lambda config: None if config.hidden_act == "gelu_new" else "gelu",
+    },
     "gpt2": {
         **_layer_norm("layer_norm_epsilon"), "feed_forward_length": lambda config: 4 * config.n_embd, "attention.head_count_kv": lambda _: None,
     },
@@ -515,6 +520,8 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             continue  # see _numbers and _norms_of_heads
         elif architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", name):
             yield name, values.T
+        elif ".query_key_value." in name:  # of each head by itself
+            yield name, values.reshape(config.num_attention_heads, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
         elif name.endswith(".conv.conv.weight"):
             yield name, values[:, 0]
         elif name.endswith("expert_bias"):

@@ -67,7 +67,7 @@ class Recorder:
         if loaded.architecture in ENCODERS:
             ENCODERS[loaded.architecture](model, self._put, lambda layer: setattr(self, "layer", layer))
             return
-        decoder = _first(model, "transformer", "backbone", "model") or model
+        decoder = _first(model, "transformer", "backbone", "model", "gpt_neox") or model
         decoder = _first(decoder, "language_model") or decoder  # of a model with images too
         layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
         if loaded.architecture == "gemma3n":
@@ -86,7 +86,7 @@ class Recorder:
             self._hook_attention(index, layer)
             self._hook_networks(index, layer)
             self._after(layer, index, "post_ffn_residual")
-        self._after(_first(decoder, "norm", "final_layernorm", "ln_f", "embedding_norm", "norm_f"), None, "final_norm")
+        self._after(_first(decoder, "norm", "final_layernorm", "final_layer_norm", "ln_f", "embedding_norm", "norm_f"), None, "final_norm")
         if loaded.architecture in _CHANGE_LOGITS or getattr(decoder.config, "final_logit_softcapping", None):
             model.lm_head.register_forward_hook(lambda _module, _inputs, output: self._put(None, "lm_head_raw", output[0, -1]))
 
@@ -208,12 +208,14 @@ class Recorder:
         elif hasattr(layer, "conv"):
             hook_gated_convolution(self._put, index, layer.conv)
         else:
-            self._hook_heads(index, _first(layer, "self_attn", "attn"))
+            self._hook_heads(index, _first(layer, "self_attn", "attn", "attention"))
         norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
         norms = {stage: norm for stage, norm in norms.items() if norm is not None}
         for stage, module in norms.items():
             self._after(module, index, stage)
-        if "ffn_norm" in norms or "attn_post_norm" in norms:  # else attention and network stand side by side
+        if ("ffn_norm" in norms or "attn_post_norm" in norms) and not getattr(
+            layer, "use_parallel_residual", False
+        ):  # else attention and network stand side by side
             self._before(norms.get("ffn_norm", _first(layer, "mlp", "feed_forward")), index, "post_attn_residual")
 
     def _hook_heads(self, index: int, attention: Any) -> None:
@@ -234,6 +236,12 @@ class Recorder:
                 product = x @ attention.c_attn.weight
                 self._put(index, "qkv_matmul", product)
                 self._put(index, "qkv_bias", product + attention.c_attn.bias)
+                return
+            if hasattr(attention, "query_key_value"):  # of each head by itself
+                of_all = lambda rows: rows.unflatten(-1, (-1, 3, attention.head_size)).transpose(-3, -2).flatten(-3)  # noqa: E731
+                product = of_all(x @ attention.query_key_value.weight.T)
+                self._put(index, "qkv_matmul", product)
+                self._put(index, "qkv_bias", product + of_all(attention.query_key_value.bias))
                 return
             if hasattr(attention, "qkv_proj"):
                 self._put(index, "qkv_matmul", x @ attention.qkv_proj.weight.T)
@@ -339,11 +347,11 @@ class Recorder:
             mlp.gate_up_proj.register_forward_hook(gate_and_up)
             self._after(mlp.activation_fn, index, "ffn_silu")
         else:
-            self._after(_first(mlp, "up_proj", "c_fc", "fc1"), index, "ffn_up")
+            self._after(_first(mlp, "up_proj", "c_fc", "fc1", "dense_h_to_4h"), index, "ffn_up")
             if hasattr(mlp, "gate_proj"):
                 self._after(mlp.gate_proj, index, "ffn_gate")
                 self._after(_first(mlp, "act_fn", "activation_fn"), index, "ffn_silu")
-        down = _first(mlp, "down_proj", "c_proj", "fc2")
+        down = _first(mlp, "down_proj", "c_proj", "fc2", "dense_4h_to_h")
         self._before(down, index, "ffn_swigl")
         self._after(down, index, "ffn_out")
 

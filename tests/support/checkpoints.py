@@ -146,6 +146,8 @@ class _Weights:
             heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
             heads = max(heads) if isinstance(heads, list) else heads
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
+        if ".query_key_value." in own_name:
+            return values.reshape(3, self._key("attention.head_count"), -1, *values.shape[1:]).swapaxes(0, 1)
         around_zero = self._architecture in _AROUND_ZERO or self._architecture.startswith(("qwen3next", "qwen35"))
         if around_zero and own_name.endswith("norm.weight"):
             return values.astype(np.float64) - 1

@@ -134,6 +134,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         optional=("ffn_norm.weight", "ffn_norm.bias", "attn_norm.bias", "final_norm.bias"),
     ),
     "phi2": TinyFamily(rope_dims=True, turned=0.5, optional=(*_BIASES, "lm_head.bias")),
+    "gptneox": TinyFamily(rope_dims=True, turned=0.5, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
     "gpt2": TinyFamily(tied=True, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
     "bert": TinyFamily(optional=("token_types.weight", *_BIASES), numbers={"pooling_type": 2}),
     "nomic-bert": TinyFamily(rope_base=1000.0, optional=("token_types.weight", "qkv_matmul.weight"), numbers={"pooling_type": 1}),

@@ -121,7 +121,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     **dict.fromkeys(("glm", "glm4"), (_Biases(_INPUTS, "attention_bias", True), _OUTPUT_NEVER, _NETWORK_NEVER)),
     **dict.fromkeys(("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), (_OUTPUT_NEVER, _NETWORK_NEVER)),
     "qwen2_moe": (_Biases(_INPUTS, "qkv_bias", True, fixed=True), _OUTPUT_NEVER),
-    "gpt_oss": (_Biases(_ATTENTION, "attention_bias", True, fixed=True),),
+    **dict.fromkeys(("gpt_oss", "gpt_neox"), (_Biases(_ATTENTION, "attention_bias", True, fixed=True),)),
 }
 
 

@@ -113,6 +113,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "modernbert": {"tie_word_embeddings": True, "hidden_size": 768, "num_hidden_layers": 22, "num_attention_heads": 12,
                    "intermediate_size": 1152, "hidden_activation": "gelu", "max_position_embeddings": 8192, "norm_eps": 1e-5,
                    "sliding_window": 128},
+    "gpt_neox": {"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "hidden_act": "gelu"},
     "gpt2": {"tie_word_embeddings": True, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": 1e-5},
     "nemotron": {"max_position_embeddings": 4096, "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
     "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,

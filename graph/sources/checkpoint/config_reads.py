@@ -46,7 +46,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
-        "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm",
+        "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox",
         *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2",),
@@ -58,7 +58,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 #: Classes that turn only a part of each head where `partial_rotary_factor` says so.
-PARTIAL_ROPE = ("phi3", "glm", "glm4", "minimax_m2", "glm4_moe", *_DELTA, "stablelm", "phi", "nemotron")
+PARTIAL_ROPE = ("phi3", "glm", "glm4", "minimax_m2", "glm4_moe", *_DELTA, "stablelm", "phi", "nemotron", "gpt_neox")
 
 
 #: Kinds of RoPE that alone a class takes.

@@ -45,6 +45,9 @@ _WRAPPERS = re.compile(rf"^(?:(?:{'|'.join(map(re.escape, _AT_THE_FRONT))})\.)+|
 #: Ends of the names of what belongs to a weight.
 _SCALES = {"weight_scale_inv": "scale_inv", "weight_scale": "scale"}
 
+#: What the head is called, whatever stands before it; the second by GPT-NeoX's published files.
+_HEADS = ("lm_head", "embed_out")
+
 #: What a tensor is: a weight or bias, what a weight was divided by, or a part of MXFP4.
 Part = Literal["weight", "bias", "scale", "scale_inv", "blocks", "scales"]
 
@@ -80,7 +83,7 @@ class Names:
     def place(self, name: str) -> Place | None:
         """Where the tensor of that name belongs; None for one that has no place in the family."""
         module, _, end = name.rpartition(".")
-        if module.endswith("lm_head") and (end in ("weight", "bias") or end in _SCALES):
+        if module.endswith(_HEADS) and (end in ("weight", "bias") or end in _SCALES):
             return Place("lm_head", _part(end) or "weight")
         if module in DENSE_SLOTS:  # of modules behind the checkpoint's own
             part = _part(end)

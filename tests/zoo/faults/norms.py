@@ -65,7 +65,7 @@ def _has_norms_before(subject: Subject, layer: int) -> bool:
 
 def _stands_beside(subject: Subject, layer: int) -> bool:
     """Whether attention and FFN of the layer read the same norm."""
-    return f"layer{layer}.parallel_sum" in subject.graph
+    return f"layer{layer}.parallel_sum" in subject.graph and f"layer{layer}.ffn_norm" not in subject.graph
 
 
 def _over_the_row(call: Call) -> Array:
@@ -291,6 +291,6 @@ FAULTS = (
         "FFN beside attention",
         "graph",
         "The FFN's norm reads the hidden state from before attention.",
-        each_layer({"ffn_norm": reading(0, _before_attention)}, "ffn_norm", when=having("attn_norm")),
+        each_layer({"ffn_norm": reading(0, _before_attention)}, "ffn_norm", when=having("attn_norm", "post_attn_residual")),
     ),
 )

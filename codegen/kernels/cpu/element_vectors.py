@@ -17,7 +17,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import X86_64
 from aprgraph.codegen.kernels.cpu.codes import HALF_RUN, Bits, Codes, Pairs, TwoRuns
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, Across, Elements, ScaledElements, met
+from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, Across, BlockOfRows, Elements, ScaledElements, met
 from aprgraph.codegen.kernels.cpu.vectors import fused, hold, lanes_of, store_vector
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.tir import Buffer, Expr, f32, i64, registers
@@ -292,7 +292,7 @@ def _scaled(weight: Weight, block: Any, run: int) -> Any:
 
 def has_groups(emitter: Emitter, weight: Weight, blocks: Sequence[Any]) -> bool:
     """Whether ``CodesOfRows`` has these blocks."""
-    if emitter.lanes == VALUES or weight.format.elements <= SHORT or not has_tables(emitter, weight):
+    if emitter.lanes == VALUES or not all(isinstance(block, BlockOfRows) for block in blocks) or not has_tables(emitter, weight):
         return False
     runs = range(weight.format.elements // RUN)
     return all(isinstance(_scaled(weight, blocks[0], run), ScaledElements) for run in runs)

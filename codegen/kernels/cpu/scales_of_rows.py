@@ -82,7 +82,7 @@ def met(value: Any, lanes: int) -> Expr:
     return value.own(lanes) if isinstance(value, Across) else value
 
 
-class _BlockOfRows:
+class BlockOfRows:
     """BlockReader of one of several rows. ``block`` reads elements, and what ``words`` does not have."""
 
     def __init__(self, emitter: Emitter, block: KernelBlock, words: WordsOfRows, row: int) -> None:
@@ -115,4 +115,4 @@ def blocks_of_rows(emitter: Emitter, weight: Weight, rows: Sequence[Expr], index
         return blocks
     turned = [*rows, *[rows[-1]] * (-len(rows) % _ROWS)]
     words = WordsOfRows(emitter, weight, turned, index, hold)
-    return [_BlockOfRows(emitter, block, words, row) for row, block in enumerate(blocks)]
+    return [BlockOfRows(emitter, block, words, row) for row, block in enumerate(blocks)]

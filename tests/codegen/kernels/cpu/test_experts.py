@@ -26,13 +26,14 @@ def choices(n: int) -> np.ndarray:
 
 @pytest.mark.each_choice(least=2)
 @each_cpu
-@pytest.mark.parametrize("fmt", ["F32", "F16", "Q8_0", "Q4_1"])
+@pytest.mark.parametrize("fmt", ["F32", "F16", "Q8_0", "Q4_1", "Q4_K", "Q6_K"])
 @pytest.mark.parametrize("each", [False, True], ids=["one row a position", "one row a choice"])
 def test_products_with_the_chosen_experts(fmt: str, each: bool, cpu: Cpu) -> None:
-    w = weight(fmt, EXPERTS, 29, 64)
-    what = request("expert_linear", [f32("n", USED, 64) if each else f32("n", 64), f32("n", USED), w.type])
+    columns = 256 if fmt.endswith("K") else 64
+    w = weight(fmt, EXPERTS, 29, columns)
+    what = request("expert_linear", [f32("n", USED, columns) if each else f32("n", columns), f32("n", USED), w.type])
     for n in (1, 2, 7, 33):
-        x, ids = activations(n, USED, 64) if each else activations(n, 64), choices(n)
+        x, ids = activations(n, USED, columns) if each else activations(n, columns), choices(n)
         assert nmse(run(what, [x, ids, w], (n, USED, 29), cpu), reference(what, [x, ids, w])) < 1e-12
 
 

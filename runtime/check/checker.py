@@ -44,7 +44,8 @@ def check(path: str | Path, *, weights: bool = True, progress: Progress | None =
     except SplitError as error:  # a part without the others still has numbers
         return _Check(error.part, faults, FileKind("split", error.what, error.advice)).run(weights, progress)
     except UnsupportedModelError as error:
-        found = Finding.of("key-unsupported", "", text_of(error, path, ""))
+        # A checkpoint's config.json asks for it; of a file it is how this is written.
+        found = Finding.of("key-unsupported" if Path(path).is_dir() else "file-kind", "", text_of(error, path, ""))
         return CheckReport(path, _MODEL, (found,), 0, 0, 0, ("what is in it",))
     except (ModelFileError, ModelError) as error:
         found = Finding.of("file-damaged", "", text_of(error, path, ""))

@@ -11,7 +11,7 @@ from typing import Any
 from aprgraph.capture.family_graph import Modules, outline_of
 from aprgraph.graph.errors import UnsupportedModelError
 from aprgraph.graph.families import FAMILIES, Family
-from aprgraph.graph.families.registry import load_installed_families
+from aprgraph.graph.families.registry import find_family_of_kind, load_installed_families
 from aprgraph.graph.ops import traits_of
 from aprgraph.graph.outline import Outline
 from aprgraph.graph.stages import EMBEDDING, EMBEDDING_NORM
@@ -236,7 +236,7 @@ def _find_model(model: Any) -> tuple[Any, str, type[Family]]:
         places = " and ".join(f"model.{path}" for path, _, _ in found)
         raise UnsupportedModelError(f"{type(model).__name__} holds several models, {places}; capture one of them")
     _, part, name = found[0]
-    return part, name, classes[name]
+    return part, name, find_family_of_kind(getattr(part.config, "model_type", None)) or classes[name]
 
 
 def _models_in(model: Any, classes: Mapping[str, type[Family]]) -> list[tuple[str, Any, str]]:

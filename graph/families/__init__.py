@@ -11,6 +11,7 @@ from aprgraph.graph.families.decoder import Decoder
 from aprgraph.graph.families.deepseek2 import DeepSeek2
 from aprgraph.graph.families.dots1 import Dots1
 from aprgraph.graph.families.ernie4_5 import Ernie45, Ernie45Moe
+from aprgraph.graph.families.exaone import Exaone
 from aprgraph.graph.families.exaone4 import Exaone4
 from aprgraph.graph.families.gemma import Gemma
 from aprgraph.graph.families.gemma2 import Gemma2
@@ -61,7 +62,7 @@ for _family in (
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
-    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX,
+    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone,
 ):  # fmt: skip
     register(_family)
 

@@ -38,6 +38,8 @@ class Family:
     architecture: ClassVar[str]
     #: The classes of Hugging Face transformers that compute the same: their names, with blanks between.
     hf_classes: ClassVar[str] = ""
+    #: The ``model_type`` that tells its checkpoints where they name another family's class.
+    hf_kind: ClassVar[str] = ""
     #: Whose numbers those of the family were compared with, with versions. Those of its parent are not inherited.
     checked_against: ClassVar[str] = ""
     #: Which elements of a head RoPE pairs in GGUF files. In transformers they are halves, unless ``hf_pairing`` says

@@ -72,6 +72,7 @@ def _check_declarations(family: type[Family]) -> None:
             raise AprgraphError(f"{where_is(family)}: in the family {family.__name__}, {attribute} is {found}, expected {expected}")
 
     require(isinstance(family.hf_classes, str), "hf_classes", "text: the names of classes, with blanks between")
+    require(isinstance(family.hf_kind, str), "hf_kind", "text: a model_type")
     for attribute in ("gguf_names", "hf_names"):
         require(isinstance(getattr(family, attribute), Mapping), attribute, "a dict, from slots to names of weights")
     for attribute in ("pairing", "hf_pairing"):
@@ -229,6 +230,11 @@ def find_family_of_class(name: str) -> type[Family] | None:
         load_installed_families()
         found = find()
     return found
+
+
+def find_family_of_kind(kind: object) -> type[Family] | None:
+    """The family of the ``model_type`` of a configuration, where that and not the class tells it: ``Family.hf_kind``."""
+    return next((family for family in FAMILIES.values() if kind and vars(family).get("hf_kind") == kind), None)
 
 
 def find_family(metadata: Metadata) -> type[Family]:

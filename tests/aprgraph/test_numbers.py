@@ -58,6 +58,7 @@ LLAMA_CPP_TOLERANCES = {
             "chatglm-f32",
             "qwen3vl-f32",
             "qwen3vlmoe-f32",
+            "exaone-f32",
         ),
         TOLERANCE,
     ),

@@ -22,6 +22,8 @@ _EMBEDDINGS = (
     "model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "backbone.embeddings.weight",
     "gpt_neox.embed_in.weight", "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight",
 )  # fmt: skip
+#: Those whose class is another's.
+_CLASSES = {"Exaone": "Llama"}
 FAMILIES = Path(__file__).parent / "families"
 
 
@@ -173,6 +175,13 @@ MODELS = {
     "cohere2-f32": FamilyModel("cohere2", "Cohere2", _COHERE | {"logit_scale": 0.25, "sliding_window": 4}),
     "exaone4-f32": FamilyModel("exaone4", "Exaone4", _SMALL | {
         "sliding_window": 4, "sliding_window_pattern": 4, "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
+    }),
+    # RoPE is stretched as in EXAONE 3.5.
+    "exaone-f32": FamilyModel("exaone", "Exaone", _SIZES | {
+        "hidden_size": 48, "intermediate_size": 28, "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 1000000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
     }),
     "seed-oss-f32": FamilyModel("seed_oss", "SeedOss", _SIZES | {
         "hidden_size": 32, "intermediate_size": 28, "head_dim": 12, "rope_parameters": _ROPE | {"rope_theta": 10000000.0},
@@ -391,7 +400,8 @@ def make_model(name: str, path: Path) -> LoadedModel:
         return _make_with_images(spec, name, path, eager)
     config = getattr(transformers, f"{spec.name}Config")(**spec.config, **eager)
     end = "LMHeadModel" if spec.name == "GPT2" else "ForCausalLM"
-    kind = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{spec.name.removesuffix('Text')}{end}")
+    name_of_class = _CLASSES.get(spec.name, spec.name.removesuffix("Text"))
+    kind = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{name_of_class}{end}")
     model = kind(config, add_pooling_layer=False) if spec.architecture == "bert" else kind(config)
     seed = zlib.crc32(name.encode())
     state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}

@@ -193,6 +193,7 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     "cohere2": {
         **_ROPE_BASE, **_COHERE, **_HEAD_SIZE, "attention.sliding_window": "sliding_window", "rope.dimension_count": "head_dim",
     },
+    "exaone": {**_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads},
     "exaone4": {
         **_ROPE_BASE, "attention.sliding_window": "sliding_window",
         "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
@@ -456,12 +457,23 @@ _GEMMA_4_TENSORS = {
 }  # fmt: skip
 
 
-def _still_pairs(config: Any) -> Iterator[tuple[str, F32]]:
-    """What RoPE's frequencies are divided by in layers that see everything: by so much that most pairs do not turn."""
+def _llama3_factors(config: Any) -> F32:
+    """What RoPE's frequencies are divided by (Llama 3.1): 1 for short waves, the factor for long ones, and between in between."""
+    rope, size = config.rope_parameters, config.hidden_size // config.num_attention_heads
+    waves = 2 * np.pi * rope["rope_theta"] ** (np.arange(0, size, 2, dtype=np.float64) / size)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    share = np.clip((rope["original_max_position_embeddings"] / waves - low) / (high - low), 0, 1)
+    return (1 / ((1 - share) / rope["factor"] + share)).astype(np.float32)
+
+
+def _rope_factors(config: Any) -> Iterator[tuple[str, F32]]:
+    """What RoPE's frequencies are divided by: in layers of Gemma 4 that see everything, by so much that most pairs do not turn."""
     if config.model_type == "gemma4_text":
         size, share = _head_of("full_attention")(config), config.rope_parameters["full_attention"]["partial_rotary_factor"]
         turned = int(size * share / 2)
         yield "rope_freqs.weight", np.array([1.0] * turned + [1e30] * (size // 2 - turned), np.float32)
+    elif (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "llama3":
+        yield "rope_freqs.weight", _llama3_factors(config)
 
 
 def _nomic(name: str, state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
@@ -603,7 +615,7 @@ def write_gguf(
     kind = next(kind for kind, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
     names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     tensors = (
-        *_still_pairs(config), *_of_streams(state), *_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state),
+        *_rope_factors(config), *_of_streams(state), *_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state),
     )  # fmt: skip
     for name, values in tensors:
         theirs = name if name.startswith(("blk.", "rope_freqs")) else names.get_name(name, try_suffixes=(".weight", ".bias"))

@@ -832,6 +832,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "MiniMax-M2": ("minimax-m2", 64, 5e6, (0,) * 6, ""),
     "Qwen2.5-VL-7B-Instruct": ("qwen2vl", 128, 1e6, (0,) * 6, ""),
     "Qwen3-VL-8B-Instruct": ("qwen3vl", 128, 5e6, (0,) * 6, ""),
+    "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
 }

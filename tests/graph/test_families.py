@@ -164,6 +164,7 @@ LAYER: dict[str, list[str]] = {
 }  # fmt: skip
 LAYER["gemma-embedding"] = LAYER["gemma3"]
 LAYER["gemma"] = LAYER["granite"]
+LAYER["exaone"] = LAYER["llama"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["qwen2vl"], LAYER["qwen3vl"], LAYER["qwen3vlmoe"] = LAYER["qwen2"], LAYER["qwen3"], LAYER["qwen3moe"]
 LAYER["granitemoe"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"]

@@ -90,6 +90,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "smollm3": TinyFamily(tied=True, rope_dims=True, rope_base=5e6),
     "command-r": TinyFamily(tied=True, numbers={"logit_scale": 0.25}),
     "cohere2": TinyFamily(tied=True, rope_dims=True, numbers={"logit_scale": 0.25}),
+    "exaone": TinyFamily(rope_base=500000.0, rope_dims=True),
     "exaone4": TinyFamily(rope_base=1e6),
     "seed_oss": TinyFamily(wide_heads=True, rope_base=1e7),
     "ernie4_5": TinyFamily(tied=True, wide_heads=True, rope_base=500000.0),

@@ -9,7 +9,7 @@ from typing import Any
 from aprgraph.graph.arguments import FAMILY, MODELS
 from aprgraph.graph.errors import ModelError, UnsupportedModelError, shown
 from aprgraph.graph.families import FAMILIES, Family
-from aprgraph.graph.families.registry import find_family_of_class
+from aprgraph.graph.families.registry import find_family_of_class, find_family_of_kind
 from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_DEFAULTS
 from aprgraph.graph.sources.checkpoint.nearest_class import nearest_class
 
@@ -41,7 +41,7 @@ def named_class(config: Mapping[str, Any]) -> str | None:
 
 
 def find_class(config: Mapping[str, Any], where: Path, tensors: Collection[str] = ()) -> type[Family]:
-    """The family of the class of transformers that a config.json names. Raises ModelError or UnsupportedModelError.
+    """The family of the class of transformers that a config.json names, or of its `model_type`. Raises ModelError or UnsupportedModelError.
 
     ``tensors`` are the names in the files, by which the error names the nearest class.
     """
@@ -51,7 +51,7 @@ def find_class(config: Mapping[str, Any], where: Path, tensors: Collection[str] 
         if not isinstance(kind, str):
             raise ModelError(f"{where}: names neither architectures nor model_type; expected the config.json of a model of transformers")
         name = _class_of_kind(kind)
-    family = find_family_of_class(name)
+    family = find_family_of_kind(kind) or find_family_of_class(name)
     if family is None:
         near = nearest_class(name, tensors)
         raise UnsupportedModelError(

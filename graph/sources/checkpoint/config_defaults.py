@@ -122,6 +122,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "smollm3": _SMALL_EPS | {"tie_word_embeddings": True, "max_position_embeddings": 32768, "num_key_value_heads": 4, "rope_theta": 2e6},
     "cohere": _COHERE | {"rope_theta": 500000.0},
     "cohere2": _COHERE | {"sliding_window": 4096},
+    "exaone": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 500000.0},
     "exaone4": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "num_key_value_heads": 32, "sliding_window": 4096},
     "seed_oss": _SMALL_EPS | {"max_position_embeddings": 524288, "num_key_value_heads": 8, "head_dim": 128},
     "lfm2": _LFM,

@@ -73,7 +73,8 @@ class Names:
         self._family = family
         # Codestral Mamba has its own root inside another.
         prefixes = (*_PREFIXES[:-1], f"model.{family.hf_root}.", f"{family.hf_root}.", "")
-        self._prefix = next((prefix for prefix in prefixes if f"{prefix}{family.hf_name('embedding')}.weight" in tensors), "model.")
+        there = {self._renamed(name) for name in tensors}
+        self._prefix = next((prefix for prefix in prefixes if f"{prefix}{family.hf_name('embedding')}.weight" in there), "model.")
         slots = dict.fromkeys((*family.hf_names, *HF_NAMES, *family.gguf_names, *GGUF_NAMES))
         modules = {module: slot for slot in reversed(slots) if (module := family.hf_name(slot)) is not None}
         by_mlx = {name: slot for name, slot in _OF_MLX.items() if slot not in family.hf_transposed}
@@ -82,6 +83,7 @@ class Names:
 
     def place(self, name: str) -> Place | None:
         """Where the tensor of that name belongs; None for one that has no place in the family."""
+        name = self._renamed(name)
         module, _, end = name.rpartition(".")
         if module.endswith(_HEADS) and (end in ("weight", "bias") or end in _SCALES):
             return Place("lm_head", _part(end) or "weight")
@@ -91,8 +93,6 @@ class Names:
         if not name.startswith(self._prefix):
             return None
         inner = name.removeprefix(self._prefix)
-        for theirs, module in self._family.hf_renamed.items():
-            inner = inner.replace(theirs, module)
         layer = self._layer.fullmatch(inner)
         if layer is None:
             return self._module(inner, None)
@@ -105,6 +105,12 @@ class Names:
             slot = "moe_expert_gate" if "gate_up_proj" in (fused[1] or "") or fused[2] == "input" else "moe_expert_out"
             return Place(slot, _part((fused[3] or "weight").lstrip("_.")) or "weight", number, fused=True)
         return self._module(rest, number)
+
+    def _renamed(self, name: str) -> str:
+        """With the modules' own names in place of those that files have otherwise."""
+        for theirs, module in self._family.hf_renamed.items():
+            name = name.replace(theirs, module)
+        return name
 
     def _module(self, name: str, layer: int | None) -> Place | None:
         one = _ONE_OF.fullmatch(name)

@@ -20,12 +20,34 @@ Radius = Callable[[int, int], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
+class Misreading:
+    """What a tensor of packed integers is to a reader who makes one mistake: its rows' values, and their radius.
+
+    ``words`` say how it is read: "with zero points one less".
+    """
+
+    words: str
+    values: Radius
+    radius: Radius
+
+
+#: What is made only where it is asked for.
+Misreadings = Callable[[], Sequence[Misreading]]
+
+
+def no_misreadings() -> Sequence[Misreading]:
+    """Of what is not packed."""
+    return ()
+
+
+@dataclass(frozen=True)
 class TensorInfo:
     """One tensor of a model file. ``dims`` are elements, outermost first; ``offset`` counts from the start of its file.
 
     ``part`` is the number of that file, from 0, where a model is in several. ``stored`` is the dtype in the file where it was
     rounded to one that ``format`` does not tell of, for whoever reads its bytes gets it decoded: FP8; or the packing, of
-    GPTQ and others, of which ``radius`` says how far elements may be from those that were packed.
+    GPTQ and others, of which ``radius`` says how far elements may be from those that were packed, and ``misreadings`` what
+    known mistakes make of them.
     ``in_pieces`` says how the tensor lies in the file, where that is not one matrix after the other in ``format``: whoever
     reads it through the Source then gets what was made.
     """
@@ -39,6 +61,7 @@ class TensorInfo:
     stored: str = ""
     in_pieces: InPieces | None = field(default=None, compare=False)
     radius: Radius | None = field(default=None, compare=False, repr=False)
+    misreadings: Misreadings = field(default=no_misreadings, compare=False, repr=False)
 
     @property
     def row_bytes(self) -> int:

@@ -14,6 +14,7 @@ from aprgraph.runtime.weights.finding import Status, TensorFinding
 from aprgraph.runtime.weights.fit import Fit, Sampled, fits, measure
 from aprgraph.runtime.weights.low_rank import find_rank
 from aprgraph.runtime.weights.measures import Measures
+from aprgraph.runtime.weights.misread import find_misreading
 from aprgraph.runtime.weights.rows import Index
 from aprgraph.runtime.weights.scaled_low_rank import find_scaled_rank
 from aprgraph.runtime.weights.tensor_pair import TensorPair
@@ -46,6 +47,10 @@ def compare_tensor(pair: TensorPair, progress: Progress | None = None) -> Tensor
     if direct is not None:
         if direct.is_exact:
             return _found(pair, Status.IDENTICAL, measures=direct)
+        misread = find_misreading(pair, direct)  # first: what GPTQ may cost a weight is more than a step
+        if misread is not None:
+            fit, measures = misread
+            return _found(pair, Status.TRANSFORMED, kind=fit.kind, text=fit.text, measures=measures)
         damaged = _changed_in_places(pair, direct)
         if damaged is not None:
             return damaged

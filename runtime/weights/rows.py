@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_formats import BLOCK_FORMATS
-from aprgraph.graph.sources.source import Source, TensorInfo
+from aprgraph.graph.sources.source import Misreading, Source, TensorInfo
 from aprgraph.runtime.weights.decoded import Decoded
 from aprgraph.runtime.weights.rounding import as_stored, decode_rows, unit_of
 
@@ -81,6 +81,27 @@ class StackedRows:
 
     def _decode(self, info: TensorInfo, raw: npt.NDArray[np.uint8]) -> Decoded:
         return as_stored(decode_rows(info.format, raw, self.columns), info.stored)
+
+
+class MisreadRows:
+    """The rows of a tensor of packed integers as a reader has them who makes a mistake."""
+
+    def __init__(self, info: TensorInfo, misreading: Misreading) -> None:
+        self._misreading = misreading
+        self.columns, self.count = info.dims[-1], math.prod(info.dims[:-1])
+        self.unit = unit_of(info)
+
+    def fetch(self, rows: Index) -> Decoded:
+        """See ``Rows.fetch``."""
+        values, radius = (np.empty((len(rows), self.columns), np.float32) for _ in range(2))
+        breaks = (np.flatnonzero(np.diff(rows) != 1) + 1).tolist()
+        with np.errstate(invalid="ignore", over="ignore"):
+            for start, stop in zip([0, *breaks], [*breaks, len(rows)], strict=True):
+                if stop > start:
+                    first, last = int(rows[start]), int(rows[stop - 1]) + 1
+                    values[start:stop] = self._misreading.values(first, last)
+                    radius[start:stop] = self._misreading.radius(first, last)
+        return Decoded(values, radius)
 
 
 class RememberedRows:

@@ -31,7 +31,10 @@ class TwoFiles:
 
     def rows_of_b(self, info: TensorInfo) -> Rows:
         """The rows of a tensor of B, in A's order."""
-        rows = rows_of(self.b, info)
+        return self.in_order(info, rows_of(self.b, info))
+
+    def in_order(self, info: TensorInfo, rows: Rows) -> Rows:
+        """Rows of a tensor of B, in A's order."""
         order = self.alignment.order(info.name, rows.count)
         return rows if order is None else ReorderedRows(rows, order)
 

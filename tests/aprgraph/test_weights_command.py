@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
+from aprgraph.runtime.weights import candidates
 from aprgraph.runtime.weights.report import FORMAT, VERSION
 from tests.support.changed_model import Tensors, changed_model
 from tests.support.cli import fails, run_cli
@@ -80,6 +82,20 @@ def test_the_document(change: Callable[[Tensors], None] | None, code: int, tiny_
 
 def test_the_schema_is_one() -> None:
     Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.contract("WEIGHTS-JSON-1")
+def test_the_schema_and_the_document_have_every_kind() -> None:
+    """Those that the code gives a fit, by its text."""
+    folder = Path(candidates.__file__).parent
+    code = "".join(path.read_text(encoding="utf-8") for path in folder.glob("*.py"))
+    given = set(re.findall(r'Fit\(\s*"([a-z-]+)"', code)) | set(re.findall(r'kind="([a-z-]+)"', code)) | {"block-factors", "block-offsets"}
+    assert {"misread", "low-rank"} < given
+    known = SCHEMA["$defs"]["tensor"]["properties"]["kind"]["enum"]
+    documented = (DOCS / "weights.md").read_text(encoding="utf-8")
+    for kind in sorted(given - {"same"}):
+        assert kind in known, kind
+        assert f"`{kind}`" in documented or kind in ("shape", "damaged", "missing"), kind
 
 
 def test_every_kind_is_in_the_document() -> None:

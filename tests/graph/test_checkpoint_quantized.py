@@ -589,3 +589,20 @@ def test_experts_that_are_quantised_one_by_one(tmp_path: Path) -> None:
         for path, target in ((folder, "llvm"), (plain, "reference"))
     )
     assert nmse(ours, theirs) <= 1e-11
+
+
+@pytest.mark.contract("FILE-HF-5")
+def test_misreadings_of_four_bits(tmp_path: Path) -> None:
+    """By golden values: with its halves exchanged each byte gives its two elements in the other order."""
+    parts = golden("nf4")
+    wanted = parts.pop("decoded")
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(packed(entries("a.b", parts)))
+    weight = with_decoded_modules(SafetensorsFile(path).tensors, FourBits())["a.b.weight"]
+    found = {one.words: one.values(0, len(wanted)) for one in weight.misreadings()}
+    assert np.array_equal(found["with the low half of each byte first"], wanted.reshape(-1, 2)[:, ::-1].reshape(wanted.shape))
+    of_fp4 = found["with the levels of FP4"]
+    zeros = wanted == wanted.reshape(-1)[np.abs(wanted).argmin()]
+    assert (np.abs(of_fp4[zeros]) > 0).all()  # NF4's code of 0 is a number in FP4
+    lower = found["without the offset of its nested factors"]
+    assert (np.abs(lower[wanted != 0]) < np.abs(wanted[wanted != 0])).all()

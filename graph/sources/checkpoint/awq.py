@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
-from aprgraph.graph.sources.checkpoint.quantized_modules import MOST_STEPS, Decoding, Reals, require_matrix, require_scales, words_of
+from aprgraph.graph.sources.checkpoint.affine import OF_AWQ, Affine
+from aprgraph.graph.sources.checkpoint.quantized_modules import Decoding, require_matrix, require_scales, words_of
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
 from aprgraph.graph.sources.checkpoint.values import elements
 from aprgraph.graph.words import shape_text
@@ -51,24 +53,30 @@ class Awq:
         require_scales(scales, (columns // size, words * _IN_WORD))
         require_matrix(zeros, ("I32",), (columns // size, words))
 
-        def decode(start: int, stop: int) -> Reals:
-            integers = _unpacked(packed, start, stop).reshape(columns // size, size, -1)
-            factors = elements(scales)[:, start:stop].astype(np.float32)
-            values: Reals = (integers - _unpacked(zeros, start, stop)[:, None]) * factors[:, None]
-            return values.reshape(columns, -1).T
+        def factors(start: int, stop: int) -> npt.NDArray[np.number]:
+            return elements(scales)[:, start:stop].T.astype(np.float32)
 
-        def radius(start: int, stop: int) -> Reals:
-            factors = np.abs(elements(scales)[:, start:stop].astype(np.float32)) * np.float32(MOST_STEPS)
-            return np.repeat(factors, size, axis=0).T
+        rows = words * _IN_WORD
+        layer = Affine(
+            rows,
+            columns,
+            _BITS,
+            partial(_unpacked, packed),
+            factors,
+            partial(_unpacked, zeros),
+            lambda: np.arange(columns) // size,
+            along_rows=True,
+            by_group=True,
+            order=OF_AWQ,
+        )
+        return layer.decoding((rows, columns))
 
-        return Decoding((words * _IN_WORD, columns), decode, radius)
 
-
-def _unpacked(tensor: StoredTensor, start: int, stop: int) -> npt.NDArray[np.float32]:
-    """The integers of the outputs from ``start`` to ``stop``."""
+def _unpacked(tensor: StoredTensor, start: int, stop: int) -> npt.NDArray[np.number]:
+    """The integers of the outputs from ``start`` to ``stop``, [outputs, inputs or groups]."""
     first, last = start // _IN_WORD, -(-stop // _IN_WORD)
     fields = words_of(tensor)[:, first:last, None] >> _SHIFTS & np.uint32(15)
-    return fields.reshape(tensor.dims[0], -1)[:, start - first * _IN_WORD : stop - first * _IN_WORD].astype(np.float32)
+    return fields.reshape(tensor.dims[0], -1)[:, start - first * _IN_WORD : stop - first * _IN_WORD].astype(np.uint8).T
 
 
 def read_awq(given: Mapping[str, Any], where: Path) -> Awq:

@@ -9,8 +9,8 @@ value of each row; the weight is q · SCB / 127.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from aprgraph.graph.json_documents import parse_json
 from aprgraph.graph.sources.checkpoint.quantized_modules import Decoding, Reals, require_matrix
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
 from aprgraph.graph.sources.checkpoint.values import elements
+from aprgraph.graph.sources.source import Misreading
 
 _STATES = ("weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4")
 _MOST_STATE = 1 << 16
@@ -28,6 +29,12 @@ _LEVELS, _NESTED_LEVELS = 16, 256
 _BYTES = np.arange(256)
 #: 1 / 127 as bitsandbytes has it.
 _PER_STEP = np.float32(7.874015718698502e-3)
+#: The levels of the two tables, in the order of their codes.
+_NF4: Reals = np.array(
+    [-1, -0.6961928, -0.5250731, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0, 0.0795803, 0.1609302, 0.2461123, 0.33791524,
+     0.44070983, 0.562617, 0.72295684, 1], np.float32,
+)  # fmt: skip
+_FP4: Reals = np.array([0, 0.0625, 8, 12, 4, 6, 2, 3, -0.0, -0.0625, -8, -12, -4, -6, -2, -3], np.float32) / np.float32(12)
 _AGAIN = "the file is damaged: download it again"
 
 
@@ -63,21 +70,8 @@ class FourBits:
                 raise ModelFileError(f"{nested.file.path}: tensor {shown(nested.name)} has no nested_quant_map beside it; {_AGAIN}")
             require_matrix(levels, ("F32",), (_NESTED_LEVELS,))
 
-        def looked_up(levels: npt.NDArray[np.float32], start: int, stop: int) -> Reals:
-            first, last = start * columns, stop * columns
-            pairs = np.stack((levels[_BYTES >> 4], levels[_BYTES & 15]), axis=1)  # of each byte
-            values = pairs[stored.view()[first // 2 : -(-last // 2)]].reshape(-1)[first % 2 :][: last - first]
-            values *= _factors(parts, said, first, last)
-            own: Reals = values.reshape(-1, columns)
-            return own
-
-        def decode(start: int, stop: int) -> Reals:
-            return looked_up(_reals(parts["weight.quant_map"]), start, stop)
-
-        def radius(start: int, stop: int) -> Reals:
-            return np.abs(looked_up(_half_gaps(_reals(parts["weight.quant_map"])), start, stop))
-
-        return Decoding((rows, columns), decode, radius)
+        layer = _FourBitLayer(parts, said, _reals(parts["weight.quant_map"]))
+        return Decoding((rows, columns), layer.decode, layer.radius, layer.misreadings)
 
 
 @dataclass(frozen=True)
@@ -117,18 +111,56 @@ class _State:
     offset: float
 
 
-def _factors(parts: Mapping[str, StoredTensor], said: _State, start: int, stop: int) -> npt.NDArray[np.float32]:
-    """What each of the elements from ``start`` to ``stop`` of the flat weight is multiplied by."""
-    first, last = start // said.block, -(-stop // said.block)
-    own = elements(parts["weight.absmax"])[first:last]
-    nested = parts.get("weight.nested_absmax")
-    if nested is None:
-        factors = own.astype(np.float32)
-    else:
-        outer = _reals(nested)[np.arange(first, last) // said.nested_block]
-        factors = _reals(parts["weight.nested_quant_map"])[own.astype(np.intp)] * outer + np.float32(said.offset)
-    skipped = start - first * said.block
-    return np.repeat(factors, said.block)[skipped : skipped + stop - start]
+@dataclass(frozen=True)
+class _FourBitLayer:
+    """``levels`` are those of the codes; ``low_first``: the first element of a byte is in its low half."""
+
+    parts: Mapping[str, StoredTensor]
+    said: _State
+    levels: Reals
+    low_first: bool = False
+
+    def decode(self, start: int, stop: int) -> Reals:
+        """The weight's rows from ``start`` to ``stop``."""
+        return self._looked_up(self.levels, start, stop)
+
+    def radius(self, start: int, stop: int) -> Reals:
+        """How far the elements of these rows may have been moved."""
+        return np.abs(self._looked_up(_half_gaps(self.levels), start, stop))
+
+    def misreadings(self) -> Sequence[Misreading]:
+        """What it is to readers who make a mistake."""
+        made = [("with the low half of each byte first", replace(self, low_first=True))]
+        if "weight.nested_absmax" in self.parts:
+            made.append(("without the offset of its nested factors", replace(self, said=replace(self.said, offset=0.0))))
+        for own, other, name in ((_NF4, _FP4, "FP4"), (_FP4, _NF4, "NF4")):
+            if np.allclose(self.levels, own, atol=1e-3):
+                made.append((f"with the levels of {name}", replace(self, levels=other)))
+        return [Misreading(words, layer.decode, layer.radius) for words, layer in made]
+
+    def _looked_up(self, levels: Reals, start: int, stop: int) -> Reals:
+        columns = self.said.dims[1]
+        first, last = start * columns, stop * columns
+        halves = (levels[_BYTES >> 4], levels[_BYTES & 15])
+        pairs = np.stack(halves[::-1] if self.low_first else halves, axis=1)  # of each byte
+        values = pairs[self.parts["weight"].view()[first // 2 : -(-last // 2)]].reshape(-1)[first % 2 :][: last - first]
+        values *= self._factors(first, last)
+        own: Reals = values.reshape(-1, columns)
+        return own
+
+    def _factors(self, start: int, stop: int) -> Reals:
+        """What each of the elements from ``start`` to ``stop`` of the flat weight is multiplied by."""
+        parts, said = self.parts, self.said
+        first, last = start // said.block, -(-stop // said.block)
+        own = elements(parts["weight.absmax"])[first:last]
+        nested = parts.get("weight.nested_absmax")
+        if nested is None:
+            factors = own.astype(np.float32)
+        else:
+            outer = _reals(nested)[np.arange(first, last) // said.nested_block]
+            factors = _reals(parts["weight.nested_quant_map"])[own.astype(np.intp)] * outer + np.float32(said.offset)
+        skipped = start - first * said.block
+        return np.repeat(factors, said.block)[skipped : skipped + stop - start]
 
 
 def _half_gaps(levels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

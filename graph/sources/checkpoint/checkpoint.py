@@ -98,6 +98,7 @@ class Checkpoint:
                 value.decoded_from,
                 value.in_pieces,
                 value.radius,
+                value.misreadings,
             )
             for name, value in self._values.items()
         }

@@ -19,10 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.sources.checkpoint.affine import Affine
 from aprgraph.graph.sources.checkpoint.quantized_modules import (
-    MOST_STEPS,
     Decoding,
-    Reals,
     groups_of,
     require_matrix,
     require_scales,
@@ -110,15 +109,16 @@ class PackQuantized:
             require_matrix(zeros, ("I32",), (-(-rows * bits // 32), scaling.groups))
         shifts = np.arange(0, 32, bits, dtype=np.uint32)
 
-        def decode(start: int, stop: int) -> Reals:
+        def codes(start: int, stop: int) -> npt.NDArray[np.number]:
             fields = words_of(packed)[start:stop, :, None] >> shifts & np.uint32((1 << bits) - 1)
-            integers = fields.reshape(stop - start, columns).astype(np.float32)
-            if zeros is None:
-                return scaling.scaled(integers - np.float32(1 << (bits - 1)), start, stop)
-            own = unpack_words(words_of(zeros), bits)[start:stop].astype(np.float32)
-            return scaling.scaled(integers - scaling.by_input(own), start, stop)
+            return fields.reshape(stop - start, columns).astype(np.uint8)
 
-        return Decoding((rows, columns), decode, scaling.radius)
+        def zero_points(start: int, stop: int) -> npt.NDArray[np.number]:
+            if zeros is None:
+                return np.full((stop - start, scaling.groups), 1 << (bits - 1), np.uint8)
+            return unpack_words(words_of(zeros), bits)[start:stop]
+
+        return Affine(rows, columns, bits, codes, scaling.factors, zero_points, scaling.group_of_each).decoding((rows, columns))
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,16 @@ class IntQuantized:
         if zeros is not None:
             require_matrix(zeros, ("I8",), parts["weight_scale"].dims)
 
-        def decode(start: int, stop: int) -> Reals:
-            integers = _integers(stored).reshape(stored.dims)[start:stop].astype(np.float32)
-            if zeros is not None:
-                own = np.broadcast_to(_integers(zeros).reshape(-1, scaling.groups), (rows, scaling.groups))
-                integers -= scaling.by_input(own[start:stop].astype(np.float32))
-            return scaling.scaled(integers, start, stop)
+        def codes(start: int, stop: int) -> npt.NDArray[np.number]:
+            return _integers(stored).reshape(stored.dims)[start:stop]
 
-        return Decoding((rows, columns), decode, scaling.radius)
+        def zero_points(start: int, stop: int) -> npt.NDArray[np.number]:
+            assert zeros is not None
+            return np.broadcast_to(_integers(zeros).reshape(-1, scaling.groups), (rows, scaling.groups))[start:stop]
+
+        offsets = None if zeros is None else zero_points
+        layer = Affine(rows, columns, 8, codes, scaling.factors, offsets, scaling.group_of_each, packed=False)
+        return layer.decoding((rows, columns))
 
 
 class _Scaling:
@@ -168,25 +170,16 @@ class _Scaling:
                 f"{self.groups} groups; the file is damaged"
             )
 
-    def by_input(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Values of groups, [rows, groups], for each input."""
+    def group_of_each(self) -> npt.NDArray[np.integer]:
+        """The group of each input. Raises ModelFileError for one that is not there."""
         # Older versions wrote -1 for layers in which inputs are in order.
         if self._order is not None and (self._order.view().view(np.int32) != -1).any():
-            return values[:, groups_of(self._order, self.groups)]
-        return np.repeat(values, self._columns // self.groups, axis=1)
+            return groups_of(self._order, self.groups)
+        return np.arange(self._columns) // (self._columns // self.groups)
 
-    def scaled(self, values: npt.NDArray[np.float32], start: int, stop: int) -> Reals:
-        """``values`` of the rows from ``start`` to ``stop`` times their scales."""
-        scaled: Reals = values * self._factors(start, stop)
-        return scaled
-
-    def radius(self, start: int, stop: int) -> Reals:
-        """How far the elements of these rows may have been moved."""
-        return np.asarray(np.abs(self._factors(start, stop)) * np.float32(MOST_STEPS))
-
-    def _factors(self, start: int, stop: int) -> Reals:
-        factors = np.broadcast_to(elements(self._scales).reshape(-1, self.groups), (self._rows, self.groups))[start:stop]
-        return self.by_input(factors.astype(np.float32))
+    def factors(self, start: int, stop: int) -> npt.NDArray[np.number]:
+        """The scales of the rows from ``start`` to ``stop``, [rows, groups]."""
+        return np.broadcast_to(elements(self._scales).reshape(-1, self.groups), (self._rows, self.groups))[start:stop].astype(np.float32)
 
 
 def _integers(tensor: StoredTensor) -> npt.NDArray[np.int8]:

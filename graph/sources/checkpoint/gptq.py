@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
+from aprgraph.graph.sources.checkpoint.affine import Affine
 from aprgraph.graph.sources.checkpoint.quantized_modules import (
-    MOST_STEPS,
     Decoding,
-    Reals,
     groups_of,
     require_matrix,
     require_scales,
@@ -69,41 +69,24 @@ class Gptq:
         wanted = count if groups is not None else -(-columns // size)
         require_scales(scales, (wanted, rows))
         require_matrix(zeros, ("I32",), (wanted, rows * bits // 32))
-        decoder = _Decoder(self, parts, bits, columns)
-        return Decoding((rows, columns), decoder.decode, decoder.radius)
+        mask = np.uint8((1 << bits) - 1)
 
+        def codes(start: int, stop: int) -> npt.NDArray[np.number]:
+            return unpack_words(words_of(packed)[:, start:stop], bits).T
 
-@dataclass(frozen=True)
-class _Decoder:
-    gptq: Gptq
-    parts: Mapping[str, StoredTensor]
-    bits: int
-    columns: int
+        def zero_points(start: int, stop: int) -> npt.NDArray[np.number]:
+            stored = unpack_words(np.ascontiguousarray(words_of(zeros).T), bits)[start:stop]
+            return stored + np.uint8(self.zero_offset) & mask
 
-    def decode(self, start: int, stop: int) -> Reals:
-        """The weight's rows from ``start`` to ``stop``."""
-        scales, mask = self.parts["scales"], (1 << self.bits) - 1
-        factors = elements(scales)[:, start:stop].astype(np.float32)
-        zeros = unpack_words(np.ascontiguousarray(words_of(self.parts["qzeros"]).T), self.bits)[start:stop].T
-        zeros = zeros + np.uint8(self.gptq.zero_offset) & np.uint8(mask)
-        values = unpack_words(words_of(self.parts["qweight"])[:, start:stop], self.bits).astype(np.float32)
-        groups = self._groups(scales.dims[0])
-        values -= zeros.astype(np.float32)[groups]
-        values *= factors[groups]
-        return values.T
+        def factors(start: int, stop: int) -> npt.NDArray[np.number]:
+            return elements(scales)[:, start:stop].T.astype(np.float32)
 
-    def radius(self, start: int, stop: int) -> Reals:
-        """How far the elements of these rows may have been moved."""
-        scales = self.parts["scales"]
-        factors = elements(scales)[:, start:stop].astype(np.float32)
-        return np.asarray(np.abs(factors)[self._groups(scales.dims[0])].T * np.float32(MOST_STEPS))
+        def group_of_each() -> npt.NDArray[np.integer]:
+            """Raises ModelFileError for one that is not there."""
+            return np.arange(columns) // size if groups is None else groups_of(groups, count)
 
-    def _groups(self, count: int) -> Any:
-        """The group of each input. Raises ModelFileError for one that is not there."""
-        given = self.parts.get("g_idx")
-        if given is None:
-            return np.arange(self.columns) // (self.gptq.group_size if self.gptq.group_size > 0 else self.columns)
-        return groups_of(given, count)
+        layer = Affine(rows, columns, bits, codes, factors, zero_points, group_of_each, by_group=True)
+        return layer.decoding((rows, columns))
 
 
 def read_gptq(given: Mapping[str, Any], where: Path) -> Gptq:

@@ -20,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError, ModelFileError, UnsupportedModelError, shown
-from aprgraph.graph.sources.checkpoint.quantized_modules import MOST_STEPS, Decoding, Reals, unpack_words
+from aprgraph.graph.sources.checkpoint.affine import Affine
+from aprgraph.graph.sources.checkpoint.quantized_modules import Decoding, Reals, unpack_words
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
 from aprgraph.graph.sources.checkpoint.values import elements
 from aprgraph.graph.words import joined, shape_text
@@ -89,23 +90,25 @@ class _Layer:
     columns: int
 
     def decoding(self) -> Decoding:
-        return Decoding((*self.packed.dims[:-1], self.columns), self.decode, self.radius)
+        """The weight."""
+        dims = (*self.packed.dims[:-1], self.columns)
+        if self.biases is None:
+            return Decoding(dims, self._decode, self._radius)
+        groups = np.arange(self.columns) // self.size
+        layer = Affine(self.rows, self.columns, self.bits, self._codes, self._factors, None, lambda: groups, self._own_biases)
+        return layer.decoding(dims)
 
-    def decode(self, start: int, stop: int) -> Reals:
+    def _decode(self, start: int, stop: int) -> Reals:
         """The weight's rows from ``start`` to ``stop``, those of all experts one after the other."""
-        codes = self._codes(start, stop)
-        values = codes.astype(np.float32) if self.mode == _AFFINE else _LEVELS[self.bits][codes]
+        values = _LEVELS[self.bits][self._codes(start, stop)]
         groups = values.reshape(stop - start, -1, self.size)
         groups *= self._factors(start, stop)[:, :, None]
-        if self.biases is not None:
-            groups += self._rows(elements(self.biases), start, stop)[:, :, None]
         return values.reshape(stop - start, self.columns)
 
-    def radius(self, start: int, stop: int) -> Reals:
-        """How far the elements of these rows may have been moved; of floats, by half of the gap beside each."""
+    def _radius(self, start: int, stop: int) -> Reals:
+        """How far the elements of these rows may have been moved: by half of the gap beside each."""
         factors = np.repeat(np.abs(self._factors(start, stop)), self.size, axis=1)
-        gaps = np.float32(MOST_STEPS) if self.mode == _AFFINE else _half_gaps(self.bits)[self._codes(start, stop)]
-        return np.asarray(factors * gaps)
+        return np.asarray(factors * _half_gaps(self.bits)[self._codes(start, stop)])
 
     def _codes(self, start: int, stop: int) -> npt.NDArray[np.uint8]:
         words = self.packed.view().view(np.uint32).reshape(self.rows, -1)[start:stop]
@@ -117,6 +120,10 @@ class _Layer:
             return self._rows(stored, start, stop)
         kind = ml_dtypes.float8_e4m3fn if self.mode == "nvfp4" else ml_dtypes.float8_e8m0fnu
         return self._rows(stored.view(kind), start, stop)
+
+    def _own_biases(self, start: int, stop: int) -> Reals:
+        assert self.biases is not None
+        return self._rows(elements(self.biases), start, stop)
 
     def _rows(self, values: npt.NDArray[Any], start: int, stop: int) -> Reals:
         return values.reshape(self.rows, -1)[start:stop].astype(np.float32)

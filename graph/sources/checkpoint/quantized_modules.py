@@ -18,6 +18,7 @@ import numpy.typing as npt
 from aprgraph.graph.errors import ModelError, ModelFileError, shown
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
 from aprgraph.graph.sources.mapped_file import MappedFile
+from aprgraph.graph.sources.source import Misreadings, no_misreadings
 from aprgraph.graph.words import joined, shape_text
 
 Reals = npt.NDArray[np.float32]
@@ -63,6 +64,8 @@ class Decoding:
     dims: tuple[int, ...]
     decode: Callable[[int, int], Reals]
     radius: Callable[[int, int], Reals]
+    #: What it is to readers who make a mistake.
+    misreadings: Misreadings = no_misreadings
 
 
 @dataclass
@@ -111,7 +114,15 @@ def with_decoded_modules(stored: Mapping[str, StoredTensor], module_format: Modu
         decoding = module_format.weight(parts)
         file = _DecodedFile(first.file.path, first.file.mapped, decoding)
         found[weight] = StoredTensor(
-            file, weight, "F32", decoding.dims, first.offset, 4 * math.prod(decoding.dims), module_format.kind, decoding.radius
+            file,
+            weight,
+            "F32",
+            decoding.dims,
+            first.offset,
+            4 * math.prod(decoding.dims),
+            module_format.kind,
+            decoding.radius,
+            decoding.misreadings,
         )
     return found
 

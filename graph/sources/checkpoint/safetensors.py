@@ -8,7 +8,6 @@ of the header, a JSON object from names to dtype, shape and [begin, end) counted
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +19,7 @@ from aprgraph.graph.errors import ModelFileError, shown
 from aprgraph.graph.json_documents import parse_json
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, is_safetensors, kind_of_bytes
 from aprgraph.graph.sources.mapped_file import MappedFile
+from aprgraph.graph.sources.source import Misreadings, Radius, no_misreadings
 from aprgraph.graph.words import shape_text
 
 #: The format's own limit on the header, in bytes.
@@ -60,7 +60,9 @@ class StoredTensor:
     #: The packing that the tensor is decoded from whenever its bytes, which are not those at ``offset``, are asked for.
     decoded_from: str = ""
     #: Of rows from a first to an end, how far each element may be from the one that was packed.
-    radius: Callable[[int, int], npt.NDArray[np.float32]] | None = field(default=None, compare=False)
+    radius: Radius | None = field(default=None, compare=False)
+    #: What it is to readers who make a mistake.
+    misreadings: Misreadings = field(default=no_misreadings, compare=False)
 
     @property
     def is_decoded(self) -> bool:

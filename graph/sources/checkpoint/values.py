@@ -6,7 +6,7 @@ Of those that kernels can read where they lie, though not as GGUF has them, ``Va
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Literal
@@ -22,7 +22,7 @@ from aprgraph.graph.errors import ModelFileError, shown
 from aprgraph.graph.families.base import Order
 from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.sources.checkpoint.safetensors import BITS, StoredTensor
-from aprgraph.graph.sources.source import Radius
+from aprgraph.graph.sources.source import Misreading, Misreadings, Radius, no_misreadings
 from aprgraph.graph.weight_pieces import InPieces, Piece
 from aprgraph.graph.words import shape_text
 
@@ -54,6 +54,7 @@ class Value:
     decoded_from: str = ""
     #: See ``TensorInfo.radius``.
     radius: Radius | None = None
+    misreadings: Misreadings = no_misreadings
     in_pieces: InPieces | None = None
 
     @property
@@ -77,8 +78,8 @@ def as_stored(tensor: StoredTensor) -> Value:
     """A tensor as it lies in the file; copied when it is asked for where it does not lie at a multiple of 8 bytes."""
     dims = _dims(tensor)
     if tensor.is_decoded:
-        decoded_from, radius = tensor.decoded_from, tensor.radius
-        return Value(dims, format_of(tensor.dtype), tensor.view, offset=tensor.offset, decoded_from=decoded_from, radius=radius)
+        value = Value(dims, format_of(tensor.dtype), tensor.view, offset=tensor.offset, decoded_from=tensor.decoded_from)
+        return replace(value, radius=tensor.radius, misreadings=tensor.misreadings)
     if tensor.offset % _ALIGNMENT:
         fits = len(dims) == _EXPERT_DIMS - 1 and is_plain(tensor.dtype) and tensor.offset % format_of(tensor.dtype).block_bytes == 0
         in_place = _as_piece(tensor) if fits else None
@@ -122,12 +123,21 @@ def converted(value: Value, conversion: Conversion) -> Value:
 
     fmt = value.format if conversion.values is None else BLOCK_FORMATS["F32"]
     own = value.radius if conversion.values is None else None
-    radius = None if own is None else partial(_converted_radius, own, conversion)
-    return Value(tuple(dims), fmt, make, offset=value.offset, decoded_from=value.decoded_from, radius=radius)
+    radius = None if own is None else partial(_converted_numbers, own, conversion)
+
+    def misreadings() -> Sequence[Misreading]:
+        def changed(numbers: Radius) -> Radius:
+            return partial(_converted_numbers, numbers, conversion)
+
+        known = value.misreadings() if own is not None else ()
+        return [Misreading(one.words, changed(one.values), changed(one.radius)) for one in known]
+
+    changed_value = Value(tuple(dims), fmt, make, offset=value.offset, decoded_from=value.decoded_from)
+    return replace(changed_value, radius=radius, misreadings=misreadings)
 
 
-def _converted_radius(radius: Radius, conversion: Conversion, start: int, stop: int) -> npt.NDArray[np.float32]:
-    """That of rows and columns in another order."""
+def _converted_numbers(radius: Radius, conversion: Conversion, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """Those of rows and columns in another order."""
     rows = conversion.rows
     found = radius(start, stop) if rows is None else np.concatenate([radius(row, row + 1) for row in rows[start:stop].tolist()])
     return found if conversion.columns is None else found[..., conversion.columns]
@@ -213,13 +223,26 @@ def stacked(values: Sequence[Value]) -> Value:
     dims, in_place = (len(values), *first.dims), _together(values)
     radii = [value.radius for value in values]
     known = [one for one in radii if one is not None]
-    radius = partial(_stacked_radius, known, first.dims[0]) if len(known) == len(values) else None
-    kind = first.decoded_from
-    return Value(dims, first.format, make, offset=first.offset, decoded_from=kind, in_pieces=in_place, radius=radius)
+    radius = partial(_stacked_numbers, known, first.dims[0]) if len(known) == len(values) else None
+    whole = Value(dims, first.format, make, offset=first.offset, decoded_from=first.decoded_from, in_pieces=in_place)
+    return replace(whole, radius=radius, misreadings=lambda: list(_stacked_misreadings(values)))
 
 
-def _stacked_radius(radii: Sequence[Radius], rows: int, start: int, stop: int) -> npt.NDArray[np.float32]:
-    """That of rows of matrices one after the other, ``rows`` in each."""
+def _stacked_misreadings(values: Sequence[Value]) -> Iterator[Misreading]:
+    """Those that all matrices have."""
+    by_words = [{one.words: one for one in value.misreadings()} for value in values]
+    for words in by_words[0]:
+        if all(words in one for one in by_words):
+            matrices, rows = [one[words] for one in by_words], values[0].dims[0]
+            yield Misreading(
+                words,
+                partial(_stacked_numbers, [one.values for one in matrices], rows),
+                partial(_stacked_numbers, [one.radius for one in matrices], rows),
+            )
+
+
+def _stacked_numbers(radii: Sequence[Radius], rows: int, start: int, stop: int) -> npt.NDArray[np.float32]:
+    """Those of rows of matrices one after the other, ``rows`` in each."""
     matrices = range(start // rows, -(-stop // rows))
     return np.concatenate([radii[one](max(start - one * rows, 0), min(stop - one * rows, rows)) for one in matrices])
 

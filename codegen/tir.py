@@ -8,8 +8,7 @@ left to the compiler, so that two kernels that must agree bit by bit do.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import tirx
@@ -190,13 +189,6 @@ def only(buffer: Buffer) -> Expr:
     return buffer[i64(0)]
 
 
-@contextmanager
-def block(name: str = "body") -> Iterator[None]:
-    """A TVM block, which allocations need."""
-    with T.sblock(name):
-        yield
-
-
 #: Elements of cheap work that take one thread about as long as waking another.
 _FEW = 8192
 
@@ -206,9 +198,9 @@ def each_row(count: Expr, elements: int, body: Callable[[Expr], None]) -> None:
     other threads take to begin. A decoded token is hundreds of such kernels.
     """
     with T.If(count <= max(1, _FEW // elements)):
-        with T.Then(), T.serial(i64(0), count) as row, block("row"):
+        with T.Then(), T.serial(i64(0), count) as row:
             body(row)
-        with T.Else(), T.parallel(i64(0), count) as row, block("row"):
+        with T.Else(), T.parallel(i64(0), count) as row:
             body(row)
 
 
@@ -223,7 +215,7 @@ def _product(dims: Sequence[Expr]) -> Expr:
 def scratch(shape: Sequence[int | Expr], dtype: str = "float32") -> Buffer:
     """A buffer in the thread's workspace, aligned to 64 bytes."""
     dims = [i64(dim) if isinstance(dim, int) else dim for dim in shape]
-    return RowMajor(T.sblock_alloc_buffer([_product(dims)], dtype), dims)
+    return RowMajor(T.alloc_buffer([_product(dims)], dtype), dims)
 
 
 def registers(count: int, dtype: str = "float32") -> Buffer:
@@ -232,7 +224,7 @@ def registers(count: int, dtype: str = "float32") -> Buffer:
     TVM has those of its scope "local", and those of more than 1024 bytes, allocated by a call each time, as ``scratch`` is.
     """
     assert count * 4 <= 1024
-    return T.sblock_alloc_buffer((i64(count),), dtype)
+    return T.alloc_buffer((i64(count),), dtype)
 
 
 class Parameters:
@@ -269,20 +261,10 @@ class Parameters:
 
 def build_function(name: str, emit: Callable[[Parameters], None]) -> Any:
     """A PrimFunc ``name`` whose parameters and body ``emit`` declares."""
-    with IRBuilder() as builder, T.prim_func(s_tir=True):
+    with IRBuilder() as builder, T.prim_func():
         T.func_name(name)
         T.func_attr({"global_symbol": name, "tirx.noalias": True})
         parameters = Parameters()
         emit(parameters)
     function = builder.get()
-    return function.with_body(_behind(parameters.declarations, function.body))
-
-
-def _behind(declarations: Sequence[Any], body: Any) -> Any:
-    """``body`` with statements in front; those of a block, which a function's body may be, go into it."""
-    block = getattr(body, "block", None)
-    if block is None:
-        return tirx.SeqStmt([*declarations, body])
-    inside = tirx.SeqStmt([*declarations, block.body])
-    given = (block.iter_vars, block.reads, block.writes, block.name_hint, inside, block.init, block.alloc_buffers)
-    return type(body)(body.iter_values, body.predicate, type(block)(*given, block.match_buffers, block.annotations))
+    return function.with_body(tirx.SeqStmt([*parameters.declarations, function.body]))

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from aprgraph.graph.errors import ArtifactError, shown
@@ -22,6 +23,9 @@ RUNTIME, COMPILER = "tvm_runtime", "tvm_compiler"
 #: How often a thread of TVM's yields while it waits for work, about a millisecond in all, before it sleeps (thread_pool.cc). TVM's
 #: own 300,000 keep every processor busy between two runs; fewer than this, and threads fall asleep between two kernels.
 _YIELDS = 2000
+#: What `import tvm` imports and compiling does not need, and TVM's setting for the Python side of its devices. Sessions are not in this
+#: build of TVM, which takes a third of a second to find that out: it reads all debug symbols, for a message that nobody sees.
+_RELAX, _SESSIONS, _LOADS_DEVICES = "tvm.relax", "tvm.runtime.disco", "TVM_DEVICE_BACKEND_AUTOLOAD"
 _THREADS, _MOST_THREADS = "TVM_NUM_THREADS", 1024
 
 
@@ -69,6 +73,34 @@ def torch_left_out() -> Iterator[None]:
         yield
     finally:
         del sys.modules["torch"]
+
+
+@contextlib.contextmanager
+def compiler_alone() -> Iterator[None]:
+    """In a command's process `import tvm` reads what compiles loops, a fifth of the package, and no torch.
+
+    The rest is a second of Python that nothing here calls: Relax, sessions of several processes, and what makes TVM's languages
+    know the instructions of each device. A host's process may want it.
+    """
+    if "tvm" in sys.modules or not is_own_process():
+        yield
+        return
+    relax = ModuleType(_RELAX)
+    sys.modules.update({_RELAX: relax, _SESSIONS: None})  # type: ignore[dict-item]  # None: an import of it fails, as TVM expects
+    loads_devices = os.environ.get(_LOADS_DEVICES)
+    os.environ[_LOADS_DEVICES] = "0"
+    try:
+        with torch_left_out():
+            yield
+    finally:
+        if loads_devices is None:
+            del os.environ[_LOADS_DEVICES]
+        else:
+            os.environ[_LOADS_DEVICES] = loads_devices
+        del sys.modules[_RELAX], sys.modules[_SESSIONS]
+        package = sys.modules.get("tvm")
+        if getattr(package, "relax", None) is relax:
+            del package.relax  # type: ignore[union-attr]  # so that a later import reads the real one
 
 
 def _places() -> list[Path]:

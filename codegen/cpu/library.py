@@ -14,7 +14,7 @@ from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.linker import link, linker
 from aprgraph.codegen.versions import version
 from aprgraph.graph.calling_convention import STATISTICS_KERNEL
-from aprgraph.graph.tvm_libraries import torch_left_out
+from aprgraph.graph.tvm_libraries import compiler_alone
 
 _EMITTER = "aprgraph.codegen.cpu.objects"
 
@@ -40,8 +40,8 @@ def find_or_compile(requests: Mapping[str, KernelRequest], cpu: Cpu) -> list[byt
     found = {symbol: data for symbol, name in names.items() if (data := cache.find(name)) is not None}
     missing = {symbol: wanted[symbol] for symbol in names if symbol not in found}
     if missing:
-        with compiling(), torch_left_out():
-            from aprgraph.codegen.cpu.objects import compile_kernels  # noqa: PLC0415 -- loads TVM, a second
+        with compiling(), compiler_alone():
+            from aprgraph.codegen.cpu.objects import compile_kernels  # noqa: PLC0415 -- loads TVM's compiler
         with closing(compile_kernels(missing, cpu)) as compiled:  # an interrupt ends it here
             for symbol, data in compiled:
                 cache.keep(names[symbol], data)

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import tvm
-from tvm import s_tir, tirx
+from tvm import tirx
 from tvm.target import Target
 from tvm.tirx import compilation_pipeline
 
@@ -17,6 +17,7 @@ from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cpu import find_kernel
 from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
 from aprgraph.codegen.linker import object_of
+from aprgraph.codegen.schedule_passes import schedule_pass
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.tvm_libraries import default_threads
 
@@ -80,13 +81,12 @@ def _pipeline() -> tuple[Any, Any, Any]:
 
     def lower(mod: Any, _context: Any) -> Any:
         passes = [
-            s_tir.transform.LowerOpaqueBlock(),
             tirx.transform.NarrowDataType(32),
             tirx.transform.VectorizeLoop(True),
             tirx.transform.StorageRewrite(),
             tirx.transform.UnrollLoop(),
             tirx.transform.StmtSimplify(),
-            s_tir.transform.RewriteUnsafeSelect(),
+            schedule_pass("RewriteUnsafeSelect"),
             tirx.transform.MakePackedAPI(),
         ]
         return tvm.ir.transform.Sequential(passes)(mod)

@@ -16,7 +16,7 @@ from aprgraph.codegen.cuda.device_code import HOST_CPU
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.linker import link, linker
 from aprgraph.codegen.versions import version
-from aprgraph.graph.tvm_libraries import torch_left_out
+from aprgraph.graph.tvm_libraries import compiler_alone
 
 _EMITTERS = ("aprgraph.codegen.cuda.host_code", "aprgraph.codegen.cuda.compiler")
 
@@ -43,7 +43,7 @@ def build_cuda_library(
     found = kept.find(name)
     if found is None:
         with compiling():
-            with torch_left_out():
+            with compiler_alone():
                 from aprgraph.codegen.cuda.host_code import build_host_code  # noqa: PLC0415 -- imports TVM's compiler
 
             host, source = build_host_code(requests)

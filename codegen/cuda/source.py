@@ -15,9 +15,15 @@ from typing import Any
 
 import tvm
 import tvm_ffi
-from tvm import s_tir, tirx
+from tvm import tirx
+from tvm.backend.loader import load
 from tvm.target import Target
 from tvm.tirx import compilation_pipeline
+
+from aprgraph.codegen.schedule_passes import schedule_pass
+
+# What TVM calls to write its own intrinsics; a process that imports the compiler alone has not loaded it.
+load("cuda")
 
 _PIPELINE = "aprgraph-cuda"
 _CREATE = "ffi.Module.create.cuda"
@@ -47,7 +53,7 @@ def build_source(functions: Mapping[str, Any], cpu: str) -> tuple[Any, DeviceSou
 def _captured() -> Iterator[list[DeviceSource]]:
     """Puts what TVM would make a module of into the list."""
     found: list[DeviceSource] = []
-    stand_in = tirx.build(tvm.IRModule({}), "llvm")
+    stand_in = tirx.build(tvm.IRModule({}), "llvm", pipeline=_PIPELINE)
 
     def create(code: Any, _format: str, functions: Any, _sources: Any) -> Any:
         found.append(DeviceSource(bytes(code).decode(), _describe(functions)))
@@ -87,7 +93,7 @@ def _pipeline() -> tuple[Any, Any, Any]:
 
     def lower(mod: Any, _context: Any) -> Any:
         passes = [
-            s_tir.transform.UnifyThreadBinding(),
+            schedule_pass("UnifyThreadBinding"),
             tirx.transform.LowerTIRxOpaque(),
             tirx.transform.StmtSimplify(),
             tirx.transform.FlattenBuffer(),

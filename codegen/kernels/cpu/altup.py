@@ -11,7 +11,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import KernelArithmetic
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, only, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, only, registers
 from aprgraph.graph.ops.altup import streams_of
 
 
@@ -121,7 +121,7 @@ def match_rms(request: KernelRequest, cpu: Cpu) -> Any:
         like = parameters.buffer("like", ("n", size), "float32")
         least = number_parameters(parameters, request)["least"]
         out = parameters.buffer("out", ("n", total), "float32")
-        with T.parallel(i64(0), parameters.size("n") * streams) as index, block("row"):
+        with T.parallel(i64(0), parameters.size("n") * streams) as index:
             sums, factor = registers(cpu.lanes), registers(1)
             p, start = T.floordiv(index, i64(streams)), T.floormod(index, i64(streams)) * size
 

@@ -36,7 +36,7 @@ from aprgraph.codegen.kernels.cpu.attention_rows import (
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, RowMajor, assign, block, build_function, i64, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, RowMajor, assign, build_function, i64, scratch
 from aprgraph.graph.ir import TensorType
 
 
@@ -165,7 +165,7 @@ class AttentionTiles:
 
         def softmax(number: Expr, row: Row) -> None:
             clear_mix(emitter, row, self._values, out)
-            with T.serial(i64(0), i64(together)) as h, block("softmax"):
+            with T.serial(i64(0), i64(together)) as h:
                 start = T.bind(scores.place((number * together + h, i64(0))))
                 those = scores.elements
                 emit_softmax(emitter, row, lambda key: those[start + key], those, start, sink=self._sinks.of(row.first_head + h))

@@ -17,7 +17,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.vectors import store_vector, sums_of_lanes
 from aprgraph.codegen.kernels.elementwise import soft_capped
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, f32, i64, is_nan, only, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, f32, i64, is_nan, only, registers
 from aprgraph.graph.ir import TensorType
 from aprgraph.graph.ops.attention import is_causal, is_chunked, is_symmetric, value_size_of
 
@@ -170,8 +170,7 @@ def for_each_tile(
         # the sizes of scratch memory, which TVM declares before any variable.
         first, first_head, kv_head = T.bind(first), T.bind(first_head), T.bind(kv_head)
         first_key, span, seen_rows, before = T.bind(first_key), T.bind(room), T.bind(rows), T.bind(t - n)
-        with block("tile"):
-            body(Tile(heads, mask, first, seen_rows, first_head, kv_head, first_key, span, before, t, rows, room))
+        body(Tile(heads, mask, first, seen_rows, first_head, kv_head, first_key, span, before, t, rows, room))
 
 
 def for_each_row(
@@ -189,8 +188,7 @@ def for_each_row(
         seen = mask.stop(t - n + position, t) - first_key
         position, first_head, kv_head = T.bind(position), T.bind(first_head), T.bind(kv_head)
         first_key, seen = T.bind(first_key), T.bind(seen)
-        with block("row"):
-            body(Row(heads, mask, position, first_head, kv_head, first_key, seen, t))
+        body(Row(heads, mask, position, first_head, kv_head, first_key, seen, t))
 
 
 def _from_both_ends(step: Expr, count: Expr) -> Expr:

@@ -14,7 +14,7 @@ from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Weights
 from aprgraph.codegen.kernels.cpu.rows_of_block import STEPS, Product, RowsOfBlock, Run, same_byte
 from aprgraph.codegen.kernels.cpu.vectors import dtype_of, hold, lanes_of
 from aprgraph.codegen.kernels.cpu.weights import LINE
-from aprgraph.codegen.tir import Buffer, Expr, block, i64, scratch
+from aprgraph.codegen.tir import Buffer, Expr, i64, scratch
 
 
 class BlockValues(ABC):
@@ -147,7 +147,7 @@ class KeptBlocks(BlockValues):
             lanes = lanes_of(vectors[0])
             self._kept[name] = len(vectors), lanes, scratch((blocks * len(vectors) * lanes,), dtype_of(vectors[0]))
         fresh = FreshBlock(emitter, dot, plan, rows)
-        with T.serial(i64(0), i64(blocks)) as index, block("decode"):
+        with T.serial(i64(0), i64(blocks)) as index:
             self._index = index
             fresh.begin(index)
             for name, vectors in self._all(fresh).items():
@@ -191,7 +191,7 @@ class KeptBlocks(BlockValues):
 
     def each_group(self, body: Callable[[Expr], None]) -> None:
         """See ``BlockValues.each_group``."""
-        with T.serial(i64(0), i64(self._plan.groups)) as group, block("group"):
+        with T.serial(i64(0), i64(self._plan.groups)) as group:
             body(group)
 
     def weights(self, group: Expr, number: int) -> Weights:

@@ -16,7 +16,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.linear import Tiles
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, is_nan, only, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, is_nan, only, registers, scratch
 
 _NAN = float("nan")
 
@@ -29,7 +29,7 @@ class _Grouping:
     """
 
     def __init__(self, ids: Buffer, pairs: Expr, k: int, experts: int) -> None:
-        self.pairs = T.sblock_alloc_buffer((pairs,), "int64")
+        self.pairs = T.alloc_buffer((pairs,), "int64")
         self.first = scratch((experts + 1,), "int64")
         self.active = scratch((experts,), "int64")
         self.number = scratch((1,), "int64")
@@ -80,27 +80,26 @@ def expert_linear(request: KernelRequest, cpu: Cpu) -> Any:
         def place(pair: Expr) -> tuple[Expr, Expr]:
             return T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))
 
-        with block("experts"):
-            pairs = parameters.size("n") * k
-            grouping = _Grouping(ids, pairs, k, experts)
-            with T.serial(i64(0), pairs) as pair:
-                position, choice = place(pair)
-                with T.If(is_nan(ids[position, choice])), T.Then(), T.serial(i64(0), i64(weight.rows)) as row:
-                    assign(out, f32(_NAN), [position, choice, row])
-            with T.parallel(i64(0), only(grouping.number) * tiles.count) as index, block("tile"):
-                expert = grouping.active[T.floordiv(index, i64(tiles.count))]
-                tile = T.floormod(index, i64(tiles.count))
-                start = grouping.first[expert]
+        pairs = parameters.size("n") * k
+        grouping = _Grouping(ids, pairs, k, experts)
+        with T.serial(i64(0), pairs) as pair:
+            position, choice = place(pair)
+            with T.If(is_nan(ids[position, choice])), T.Then(), T.serial(i64(0), i64(weight.rows)) as row:
+                assign(out, f32(_NAN), [position, choice, row])
+        with T.parallel(i64(0), only(grouping.number) * tiles.count) as index:
+            expert = grouping.active[T.floordiv(index, i64(tiles.count))]
+            tile = T.floormod(index, i64(tiles.count))
+            start = grouping.first[expert]
 
-                def element(i: Expr, column: Expr) -> Any:
-                    position, choice = place(grouping.pairs[start + i])
-                    row = (position, choice) if has_row_each else (position,)
-                    return lambda lane: x[(*row, column + lane)]
+            def element(i: Expr, column: Expr) -> Any:
+                position, choice = place(grouping.pairs[start + i])
+                row = (position, choice) if has_row_each else (position,)
+                return lambda lane: x[(*row, column + lane)]
 
-                def store(i: Expr, row: Expr, value: Expr) -> None:
-                    assign(out, value, [*place(grouping.pairs[start + i]), row])
+            def store(i: Expr, row: Expr, value: Expr) -> None:
+                assign(out, value, [*place(grouping.pairs[start + i]), row])
 
-                tiles.products(tile, grouping.first[expert + 1] - start, element, store, expert)
+            tiles.products(tile, grouping.first[expert + 1] - start, element, store, expert)
 
     return build_function(request.symbol, emit)
 
@@ -139,7 +138,7 @@ def expert_inputs(request: KernelRequest, cpu: Cpu) -> Any:
         x = parameters.buffer("x", ("n", columns), "float32")
         weights = parameters.buffer("weights", ("n", k), "float32")
         out = parameters.buffer("out", ("n", k, columns), "float32")
-        with T.parallel(i64(0), parameters.size("n") * k) as pair, block("row"):
+        with T.parallel(i64(0), parameters.size("n") * k) as pair:
             p, choice = T.floordiv(pair, i64(k)), T.floormod(pair, i64(k))
 
             def scale(column: Expr) -> None:
@@ -177,7 +176,7 @@ def expert_sum(request: KernelRequest, cpu: Cpu) -> Any:
         x = parameters.buffer("x", ("n", k, columns), "float32")
         weights = [parameters.buffer("weights", ("n", k), "float32") for _ in request.operands[1:]]
         out = parameters.buffer("out", ("n", columns), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
+        with T.parallel(i64(0), parameters.size("n")) as p:
             sums = registers(cpu.lanes)
 
             def piece(column: Expr, width: int) -> None:

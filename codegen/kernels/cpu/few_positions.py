@@ -27,7 +27,6 @@ from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, blocks_of_rows
 from aprgraph.codegen.kernels.cpu.vectors import fused, hold, load_vector, store_vector
 from aprgraph.codegen.kernels.cpu.weights import LINE, KernelBlock, Weight, side_by_side
 from aprgraph.codegen.tir import Expr, i64, registers
-from aprgraph.codegen.tir import block as named_block
 from aprgraph.graph.block_format import BlockFormat
 
 #: Gives the elements of a row of x from a column on, by lane.
@@ -87,7 +86,7 @@ def dot_rows(
     by_vectors = has_vectors(emitter, weight)
 
     def in_groups(index: Expr, groups: CodesOfRows) -> None:
-        with T.serial(i64(0), i64(groups.count)) as group, named_block("group"):
+        with T.serial(i64(0), i64(groups.count)) as group:
             start = index * weight.format.elements + group * (weight.format.elements // groups.count)
             for j in range(len(rows)):
                 weight.prefetch(rows[0] + (len(rows) + j), index, group * (weight.format.block_bytes // groups.count))

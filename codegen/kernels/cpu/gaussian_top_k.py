@@ -11,7 +11,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.elementwise import KernelArithmetic
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, only, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, only, registers
 from aprgraph.graph.ops.gaussian_top_k import of_sample
 
 
@@ -26,7 +26,7 @@ def gaussian_top_k(request: KernelRequest, cpu: Cpu) -> Any:
         x = parameters.buffer("x", ("n", columns), "float32")
         factor = number_parameters(parameters, request)["factor"]
         out = parameters.buffer("out", ("n", columns), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
+        with T.parallel(i64(0), parameters.size("n")) as p:
             sums, mean, bound = registers(cpu.lanes), registers(1), registers(1)
 
             def add(column: Expr, width: int) -> None:

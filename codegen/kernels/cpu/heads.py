@@ -12,7 +12,7 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.linear import Tiles
 from aprgraph.codegen.kernels.cpu.lookup import copy_columns
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Expr, Parameters, along, assign, block, build_function, i64
+from aprgraph.codegen.tir import Expr, Parameters, along, assign, build_function, i64
 from aprgraph.graph.ops.heads import is_shared
 
 
@@ -46,7 +46,7 @@ def head_linear(request: KernelRequest, cpu: Cpu) -> Any:
         weight = Weight(emitter, parameters, "weight", weight_type, halves)
         out = parameters.buffer("out", ("n", heads * weight.rows), "float32")
         tiles = Tiles(emitter, weight)
-        with T.parallel(i64(0), i64(heads * tiles.count)) as index, block("tile"):
+        with T.parallel(i64(0), i64(heads * tiles.count)) as index:
             head, tile = T.floordiv(index, i64(tiles.count)), T.floormod(index, i64(tiles.count))
 
             def element(i: Expr, column: Expr) -> Any:

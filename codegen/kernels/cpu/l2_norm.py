@@ -10,7 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, only, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, only, registers
 
 
 def l2_norm(request: KernelRequest, cpu: Cpu) -> Any:
@@ -23,7 +23,7 @@ def l2_norm(request: KernelRequest, cpu: Cpu) -> Any:
         x = parameters.buffer("x", ("n", columns), "float32")
         eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
-        with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
+        with T.parallel(i64(0), parameters.size("n") * groups) as index:
             sums, factor = registers(cpu.lanes), registers(1)
             p, start = T.floordiv(index, i64(groups)), T.floormod(index, i64(groups)) * size
             emitter.zero(sums, 0, cpu.lanes)

@@ -11,7 +11,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, registers
 
 
 def layer_norm(request: KernelRequest, cpu: Cpu) -> Any:
@@ -27,7 +27,7 @@ def layer_norm(request: KernelRequest, cpu: Cpu) -> Any:
         weights = [Weight(emitter, parameters, name, kind, halves) for name, kind in zip(("weight", "bias"), weight_types, strict=False)]
         eps = number_parameters(parameters, request)["eps"]
         out = parameters.buffer("out", ("n", columns), "float32")
-        with T.parallel(i64(0), parameters.size("n") * groups) as index, block("row"):
+        with T.parallel(i64(0), parameters.size("n") * groups) as index:
             sums = registers(cpu.lanes)
             mean, factor = registers(1), registers(1)
             p, group = T.floordiv(index, i64(groups)), T.floormod(index, i64(groups))

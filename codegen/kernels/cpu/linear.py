@@ -20,7 +20,7 @@ from aprgraph.codegen.kernels.cpu.element_vectors import has_tables, look_up_row
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, block, build_function, i64, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, build_function, i64, registers, scratch
 
 #: Gives the elements of a row of x, by its index, from a column on, by lane.
 Rows = Callable[[Expr, Expr], Callable[[Expr], Expr]]
@@ -76,12 +76,12 @@ def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buf
     """One weight: some positions after the other; for them tiles of its rows in parallel."""
     tiles = Tiles(emitter, weight)
     together = max(64, _PASS_BYTES // (4 * weight.columns) // 4 * 4)
-    with T.serial(i64(0), T.floordiv(n + (together - 1), i64(together))) as number, block("pass"):
+    with T.serial(i64(0), T.floordiv(n + (together - 1), i64(together))) as number:
         first = number * together
         count = T.min(i64(together), n - first)
 
         def emit(products: Products) -> None:
-            with T.parallel(i64(0), i64(tiles.count)) as tile, block("tile"):
+            with T.parallel(i64(0), i64(tiles.count)) as tile:
                 products(
                     tile,
                     count,
@@ -144,7 +144,7 @@ class Tiles:
         with T.If(count <= few):
             with T.Then():
                 emit(partial(self._products_of_up_to, few))
-            with T.Else(), block("decoded"):
+            with T.Else():
                 emit(self._products_of_many)
 
     def _products_of_many(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
@@ -158,7 +158,7 @@ class Tiles:
     def _products_of_few(self, tile: Expr, positions: list[Row], store: Store, expert: Expr | None) -> None:
         together = rows_together(self.weight.format, len(positions), tile_shape(self.emitter.cpu)[1])
         together = min(together, self.rows)
-        with T.serial(i64(0), i64(self.rows // together)) as part, block("few"):
+        with T.serial(i64(0), i64(self.rows // together)) as part:
             first = tile * self.rows + part * together
             # Of the last tile, which is perhaps not full, the last row that there is goes along several times.
             last = i64(self.weight.rows - 1)

@@ -12,7 +12,7 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
 from aprgraph.codegen.kernels.lookup import row_of
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, i64, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, i64, registers
 from aprgraph.graph.ops.lookup import heads_of
 
 
@@ -151,7 +151,6 @@ def mean_rows(request: KernelRequest, cpu: Cpu) -> Any:
                 emitter.vector(count, lambda lane: assign(sums, sums[lane] + x[p, column + lane], [lane]))
             emitter.vector(count, lambda lane: assign(out, sums[lane] / T.Cast("float32", n), [i64(0), column + lane]))
 
-        with block("sums"):
-            emitter.chunks(width, columns)
+        emitter.chunks(width, columns)
 
     return build_function(request.symbol, emit)

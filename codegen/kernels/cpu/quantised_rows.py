@@ -10,7 +10,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.rounding import BlockOfRow
 from aprgraph.codegen.kernels.roundings import BLOCK_SCHEMES, Quantised, magnitude_bits
-from aprgraph.codegen.tir import Buffer, Expr, assign, block, each_row, f32, i64, only, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, assign, each_row, f32, i64, only, registers, scratch
 from aprgraph.graph.roundings import ROUNDINGS
 
 _NAN = float("nan")
@@ -50,7 +50,7 @@ class QuantisedRows:
         each_row(n, _WORK * columns, self._emit_row)
 
     def _emit_row(self, p: Expr) -> None:
-        with T.serial(i64(0), i64(self.blocks)) as number, block("block"):
+        with T.serial(i64(0), i64(self.blocks)) as number:
             self._emit_block(p, number)
 
     def _emit_block(self, p: Expr, number: Expr) -> None:

@@ -12,7 +12,7 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
 from aprgraph.codegen.kernels.numbers import number_parameters
 from aprgraph.codegen.kernels.rope import chained_step, rope_angle, scaled_chained_angle
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, each_row, i64, only, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, each_row, i64, only, registers
 
 
 def rope_angles(request: KernelRequest, cpu: Cpu) -> Any:
@@ -47,7 +47,7 @@ def rope_angles_chained(request: KernelRequest, cpu: Cpu) -> Any:
         factors = Weight(emitter, parameters, "factors", request.operands[1]) if len(request.operands) > 1 else None
         numbers = number_parameters(parameters, request, "float64")
         out = parameters.buffer("out", ("n", dims), "float32")
-        with T.serial(i64(0), parameters.size("n")) as p, block("position"):
+        with T.serial(i64(0), parameters.size("n")) as p:
             chained, step, angle = registers(1), registers(1), registers(1)
             assign(chained, T.Cast("float32", positions[p]), [i64(0)])
             assign(step, chained_step(dims, numbers), [i64(0)])

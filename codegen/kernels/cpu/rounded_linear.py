@@ -27,7 +27,7 @@ from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Scaled, W
 from aprgraph.codegen.kernels.cpu.quantised_rows import QuantisedRows
 from aprgraph.codegen.kernels.cpu.vectors import hold, load_vector, store_vector, total
 from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, registers
 
 #: Takes a position, a row of the weight and the output there.
 Store = Callable[[Expr, Expr, Expr], None]
@@ -51,15 +51,14 @@ def rounded_linear(request: KernelRequest, cpu: Cpu) -> Any:
 
         dot = integer_dot(cpu)
         plans = [BlockPlan(emitter, dot, weight, scheme) for weight in weights]
-        with block("product"):
-            each = sorted({plan.elements_of_sums for plan in plans if plan.elements_of_sums})
-            keeps_sums = any(plan.keeps_sums for plan in plans)
-            offsets = sorted({(plan.offset, plan.elements_of_offset) for plan in plans if plan.offset})
-            rows = QuantisedRows(emitter, scheme, x, n, columns, each, offsets, keeps_sums=keeps_sums)
-            start = 0
-            for plan in plans:
-                _Segment(emitter, dot, plan, rows).emit(n, partial(store, start))
-                start += plan.weight.rows
+        each = sorted({plan.elements_of_sums for plan in plans if plan.elements_of_sums})
+        keeps_sums = any(plan.keeps_sums for plan in plans)
+        offsets = sorted({(plan.offset, plan.elements_of_offset) for plan in plans if plan.offset})
+        rows = QuantisedRows(emitter, scheme, x, n, columns, each, offsets, keeps_sums=keeps_sums)
+        start = 0
+        for plan in plans:
+            _Segment(emitter, dot, plan, rows).emit(n, partial(store, start))
+            start += plan.weight.rows
 
     return build_function(request.symbol, emit)
 
@@ -83,7 +82,7 @@ class _Segment:
     def _each_tile(self, body: Callable[[Expr, list[Expr]], None]) -> None:
         """Emit ``body`` in parallel for the first row of each tile, and all of its rows."""
         count = self._plan.weight.rows
-        with T.parallel(i64(0), i64(-(-count // self._rows))) as tile, block("tile"):
+        with T.parallel(i64(0), i64(-(-count // self._rows))) as tile:
             first = tile * self._rows
             # Of the last tile, which is perhaps not full, the last row that there is goes along several times.
             body(first, [T.min(first + r, i64(count - 1)) if count % self._rows else first + r for r in range(self._rows)])
@@ -106,7 +105,7 @@ class _Segment:
         plan, lanes = self._plan, self._rows
         sums = [self._zeros(plan.sums) for _ in positions]
         minima = [self._zeros(plan.sums_of_minima) if plan.has_sums_of_minima else those for those in sums]
-        with T.serial(i64(0), i64(self._x.blocks)) as index, block("block"):
+        with T.serial(i64(0), i64(self._x.blocks)) as index:
             values.begin(index)
             real = values.real()
             scales = [hold(self._scaled(real, self._x.scales[p, index], negative=plan.negative)) for p in positions]

@@ -13,7 +13,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.roundings import BLOCK_SCHEMES, ELEMENT_SCHEMES, BlockScheme, Quantised, magnitude_bits, sum_error
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, each_row, f32, i64, only, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, each_row, f32, i64, only, registers
 from aprgraph.graph.roundings import ROUNDINGS
 
 #: The elements of a block from one on, by lane.
@@ -97,7 +97,7 @@ def _by_blocks(
 
         def round_row(index: Expr) -> None:
             row = (T.floordiv(index, i64(each)), T.floormod(index, i64(each))) if inner else (index,)
-            with T.serial(i64(0), i64(int(width) // elements)) as number, block("block"):
+            with T.serial(i64(0), i64(int(width) // elements)) as number:
                 body(emitter, x, out, row, number)
 
         each_row(parameters.size("n") * each, int(width), round_row)

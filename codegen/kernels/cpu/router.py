@@ -10,7 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.numbers import number_parameters
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, is_nan, only, registers, scratch
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, is_nan, only, registers, scratch
 from aprgraph.graph.ops.router import Groups, groups_of
 
 _NAN = float("nan")
@@ -27,7 +27,7 @@ def top_k(request: KernelRequest, cpu: Cpu) -> Any:
     def emit(parameters: Parameters) -> None:
         scores = parameters.buffer("scores", ("n", experts), "float32")
         out = parameters.buffer("out", ("n", k), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
+        with T.parallel(i64(0), parameters.size("n")) as p:
             last, best, broken = registers(1), registers(1), registers(1)
             last_id, best_id = registers(1, "int32"), registers(1, "int32")
 
@@ -95,7 +95,7 @@ def router_weights(request: KernelRequest, cpu: Cpu) -> Any:
         ids = parameters.buffer("ids", ("n", k), "float32")
         scale = number_parameters(parameters, request).get("scale")
         out = parameters.buffer("out", ("n", k), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
+        with T.parallel(i64(0), parameters.size("n")) as p:
             largest, total = registers(1), registers(1)
             sums = registers(cpu.lanes)
 

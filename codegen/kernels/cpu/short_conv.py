@@ -10,7 +10,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, registers
 
 
 def short_conv(request: KernelRequest, cpu: Cpu) -> Any:
@@ -52,10 +52,10 @@ def short_conv(request: KernelRequest, cpu: Cpu) -> Any:
 
         whole, rest = divmod(channels, cpu.lanes)
         if whole:
-            with T.parallel(i64(0), i64(whole)) as vector, block("channels"):
+            with T.parallel(i64(0), i64(whole)) as vector:
                 scan(vector * cpu.lanes, cpu.lanes)
         if rest:
-            with T.parallel(i64(0), i64(1)) as vector, block("rest"):
+            with T.parallel(i64(0), i64(1)) as vector:
                 scan(vector + whole * cpu.lanes, rest)
 
     return build_function(request.symbol, emit)

@@ -9,7 +9,7 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, only, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, only, registers
 
 
 def softmax(request: KernelRequest, cpu: Cpu) -> Any:
@@ -20,7 +20,7 @@ def softmax(request: KernelRequest, cpu: Cpu) -> Any:
         emitter = Emitter(cpu)
         x = parameters.buffer("x", ("n", columns), "float32")
         out = parameters.buffer("out", ("n", columns), "float32")
-        with T.parallel(i64(0), parameters.size("n")) as p, block("row"):
+        with T.parallel(i64(0), parameters.size("n")) as p:
             largest, total = registers(1), registers(1)
             sums = registers(cpu.lanes)
 

@@ -11,7 +11,7 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.weights import Weight
-from aprgraph.codegen.tir import Expr, Parameters, assign, block, build_function, f32, i64, only, registers
+from aprgraph.codegen.tir import Expr, Parameters, assign, build_function, f32, i64, only, registers
 
 #: Vectors of columns that a thread takes at once: as many sums as hide what a multiply-add takes.
 _VECTORS = 4
@@ -71,10 +71,10 @@ def ssm_scan(request: KernelRequest, cpu: Cpu) -> Any:
                 each(store)
 
         whole, rest = divmod(values, columns)
-        with T.parallel(i64(0), i64(heads * whole)) as index, block("columns"):
+        with T.parallel(i64(0), i64(heads * whole)) as index:
             scan(T.floordiv(index, i64(whole)), T.floormod(index, i64(whole)) * columns, columns)
         if rest:
-            with T.parallel(i64(0), i64(heads)) as head, block("rest"):
+            with T.parallel(i64(0), i64(heads)) as head:
                 scan(head, i64(whole * columns), rest)
 
     return build_function(request.symbol, emit)

@@ -12,7 +12,7 @@ from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, block, build_function, f32, i64, is_finite, is_nan, registers
+from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, is_finite, is_nan, registers
 from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 
 _LANES = 8
@@ -33,9 +33,9 @@ def tensor_statistics(cpu: Cpu) -> Any:
         out = parameters.buffer("out", ("chunks", STATISTICS_COLUMNS), "float64")
         # Waking the other threads costs more than a small tensor.
         with T.If(chunks == 1):
-            with T.Then(), block("only"):
+            with T.Then():
                 _summarise_chunk(emitter, x, out, count, i64(0))
-            with T.Else(), T.parallel(i64(0), chunks) as chunk, block("chunk"):
+            with T.Else(), T.parallel(i64(0), chunks) as chunk:
                 _summarise_chunk(emitter, x, out, count, chunk)
 
     return build_function(STATISTICS_KERNEL, emit)

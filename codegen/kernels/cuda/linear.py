@@ -92,14 +92,16 @@ class Product:
         for j in range(QUAD):
             put(target, T.if_then_else(column + j < self.weight.columns, x(index, column + j), f32(0.0)), at + j)
 
-    def _decode(self, run: Expr, quads: list[Quad], valid: list[Expr], store: Callable[[int, int, Expr], None]) -> None:
-        """``store(k, j, value)`` for element j of each valid quad, all of run ``run`` of their blocks."""
+    def _decode(self, run: Expr, count: int, quad: Callable[[Expr], tuple[Quad, Expr]], store: Callable[[Expr, int, Expr], None]) -> None:
+        """``store(k, j, value)`` for element j of each of ``count`` quads, all of run ``run`` of their blocks. ``quad(k)`` is where one
+        lies, and whether there is one.
+        """
         for number in range(self.weight.elements // RUN):
-            with T.If(run == number), T.Then():
-                for k, quad in enumerate(quads):
-                    with T.If(valid[k]), T.Then():
-                        for j, value in enumerate(self.weight.quad(quad.row, quad.block, number * RUN, quad.quad, quad.expert)):
-                            store(k, j, value)
+            with T.If(run == number), T.Then(), T.unroll(i64(0), i64(count)) as k:
+                place, valid = quad(k)
+                with T.If(valid), T.Then():
+                    for j, value in enumerate(self.weight.quad(place.row, place.block, number * RUN, place.quad, place.expert)):
+                        store(k, j, value)
 
     def few(self, block: Expr, thread: Expr, count: Expr | int, x: X, store: Store, expert: Expr | None = None) -> None:
         """The body of the kernel for few positions: rows ``few_rows`` · block …, indices 0 .. ``count`` - 1."""
@@ -116,27 +118,27 @@ class Product:
             return first_row + T.floordiv(number, i64(parts)), self._start(part), self._start(part + 1)
 
         def dot(step: Expr, run: Expr, first: Expr) -> None:
-            quads, valid = [], []
-            for k in range(RUN // QUAD):
-                row, start, stop = pair(T.floordiv(thread, i64(QUAD)) + k * (WARP // QUAD))
-                quads.append(Quad(row, start + step, T.floormod(thread, i64(QUAD)), expert))
-                valid.append(T.And(row < weight.rows, start + step < stop))
+            def number(k: Expr) -> Expr:
+                return T.floordiv(thread, i64(QUAD)) + k * (WARP // QUAD)
 
-            def keep(k: int, j: int, value: Expr) -> None:
-                to = T.floordiv(thread, i64(QUAD)) + k * (WARP // QUAD)
-                assign(decoded, value, [to, T.floormod(thread, i64(QUAD)) * QUAD + j])
+            def quad(k: Expr) -> tuple[Quad, Expr]:
+                row, start, stop = pair(number(k))
+                return Quad(row, start + step, T.floormod(thread, i64(QUAD)), expert), T.And(row < weight.rows, start + step < stop)
 
-            self._decode(run, quads, valid, keep)
+            def keep(k: Expr, j: int, value: Expr) -> None:
+                assign(decoded, value, [number(k), T.floormod(thread, i64(QUAD)) * QUAD + j])
+
+            self._decode(run, RUN // QUAD, quad, keep)
             sync_block()
             row, start, stop = pair(thread)
             with T.If(T.And(row < weight.rows, start + step < stop)), T.Then():
                 column = (start + step) * weight.elements + run * RUN
-                for quad in range(RUN // QUAD):
-                    self.emitter.load(w, 0, QUAD, along(decoded, thread, i64(quad * QUAD)))
+                with T.unroll(i64(0), i64(RUN // QUAD)) as at:
+                    self.emitter.load(w, 0, QUAD, along(decoded, thread, at * QUAD))
                     for i in range(together):
 
-                        def multiply(i: int = i, quad: int = quad) -> None:
-                            self._load_x(a, 0, x, first + i, column + quad * QUAD)
+                        def multiply(i: int = i) -> None:
+                            self._load_x(a, 0, x, first + i, column + at * QUAD)
                             for j in range(QUAD):
                                 put(sums, self.emitter.fma(get(w, j), get(a, j), get(sums, i)), i)
 
@@ -176,27 +178,29 @@ class Product:
         across = TILE_ROWS // _ROWS
         my_position, my_row = T.floordiv(thread, i64(across)) * _POSITIONS, T.floormod(thread, i64(across)) * _ROWS
         quad = T.floormod(thread, i64(QUAD))
-        lines = [T.floordiv(thread, i64(QUAD)) + k for k in range(0, TILE_ROWS, TILE_THREADS // QUAD)]
+        lines = TILE_ROWS // (TILE_THREADS // QUAD)
+
+        def line_of(k: Expr) -> Expr:
+            return T.floordiv(thread, i64(QUAD)) + k * (TILE_THREADS // QUAD)
 
         def load(block: Expr, run: Expr) -> None:
             column = block * weight.elements + run * RUN + quad * QUAD
-            for line in lines:
+            with T.unroll(i64(0), i64(lines)) as k:
+                line = line_of(k)
                 zero(loaded, QUAD)
                 with T.If(first + line < count), T.Then():
                     self._load_x(loaded, 0, x, first + line, column)
                 for j in range(QUAD):
                     assign(xs, get(loaded, j), [quad * QUAD + j, line])
-            rows = [tile * TILE_ROWS + line for line in lines]
-            for row, line in zip(rows, lines, strict=True):
-                with T.If(row >= weight.rows), T.Then():
+                with T.If(tile * TILE_ROWS + line >= weight.rows), T.Then():
                     for j in range(QUAD):
                         assign(ws, f32(0.0), [quad * QUAD + j, line])
-            self._decode(
-                run,
-                [Quad(row, block, quad, expert) for row in rows],
-                [row < weight.rows for row in rows],
-                lambda k, j, value: assign(ws, value, [quad * QUAD + j, lines[k]]),
-            )
+
+            def row(k: Expr) -> tuple[Quad, Expr]:
+                row = tile * TILE_ROWS + line_of(k)
+                return Quad(row, block, quad, expert), row < weight.rows
+
+            self._decode(run, lines, row, lambda k, j, value: assign(ws, value, [quad * QUAD + j, line_of(k)]))
 
         def multiply() -> None:
             with T.serial(i64(0), i64(RUN)) as column:

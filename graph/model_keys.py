@@ -150,13 +150,13 @@ _READ = (
         "attention.sliding_window", "how many positions a layer attends to, the last ones or those of a chunk", _MASK, neutral=(0,),
         matters=with_window, has_default=True,
         unapplied="every layer attends to all positions, as in llama.cpp: a run of more positions than that may differ from the original",
-        llama_cpp="llama.cpp does not apply it: its layers attend to all positions", llama_cpp_in=("phi3",),
+        llama_cpp="llama.cpp does not apply it: its layers attend to all positions", llama_cpp_in=("phi3", "phimoe"),
         llama_cpp_of={"llama4": ("llama.cpp takes chunks of 8192 positions, whatever number it is but 0", 8192)},
     ),
     ModelKey(
         "attention.sliding_window_pattern", "which layers have the sliding window", (*_MASK, "rope"), matters=with_window,
         has_default=True, unapplied="every layer attends to all positions, as in llama.cpp", llama_cpp="llama.cpp applies no window",
-        llama_cpp_in=("phi3",),
+        llama_cpp_in=("phi3", "phimoe"),
     ),
     ModelKey("rope.dimension_count", "how much of a head RoPE turns", (*_ANGLES, "rope"), has_default=True, harmless_in=("gpt2", "bert")),
     ModelKey("rope.dimension_count_swa", "how much of a head RoPE turns in layers with a sliding window", (*_ANGLES, "rope"),
@@ -243,6 +243,10 @@ _READ = (
     ModelKey(
         "expert_weights_scale", "what the weights of the chosen experts are multiplied by", ("router_weights",), neutral=(0, 1),
         matters=with_experts, llama_cpp=_NOT_READ, llama_cpp_reads_in=_FREE_ROUTERS,
+    ),
+    ModelKey(
+        "router_jitter_noise", "half of how far below the best another expert may be to have a share (config.json)", ("sparse_mixer",),
+        has_default=True,
     ),
     ModelKey("expert_gating_func", "how scores of experts become weights", ("router_weights",), neutral=(0, 1), matters=with_experts,
              llama_cpp=f"{_NOT_READ}, and takes the softmax", llama_cpp_reads_in=(*_FREE_ROUTERS, "lfm2moe", "minimax-m2")),

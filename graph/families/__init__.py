@@ -43,6 +43,7 @@ from aprgraph.graph.families.olmo2 import Olmo2
 from aprgraph.graph.families.olmoe import Olmoe
 from aprgraph.graph.families.phi2 import Phi2
 from aprgraph.graph.families.phi3 import Phi3
+from aprgraph.graph.families.phimoe import PhiMoe
 from aprgraph.graph.families.qwen2 import Qwen2
 from aprgraph.graph.families.qwen2moe import Qwen2Moe
 from aprgraph.graph.families.qwen2vl import Qwen2Vl
@@ -62,7 +63,7 @@ for _family in (
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
-    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone,
+    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe,
 ):  # fmt: skip
     register(_family)
 

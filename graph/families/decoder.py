@@ -29,6 +29,8 @@ class Decoder(Pooled):
     symmetric_windows: ClassVar[bool] = False
     #: Whether YaRN's bounds are rounded to whole pairs.
     whole_pairs: ClassVar[bool] = True
+    #: Whether a config.json of LongRoPE says itself what cosines and sines are multiplied by.
+    hf_magnitudes: ClassVar[bool] = False
 
     heads = per_layer("attention.head_count", "num_attention_heads")
     kv_heads = per_layer("attention.head_count_kv", "num_key_value_heads", lambda f: f.heads)

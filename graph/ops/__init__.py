@@ -48,6 +48,7 @@ from aprgraph.graph.ops.scale_columns import SCALE_COLUMNS
 from aprgraph.graph.ops.short_conv import SHORT_CONV
 from aprgraph.graph.ops.softmax import SOFTMAX
 from aprgraph.graph.ops.sources import INPUT, RECEIVED, RECORDED, WEIGHT
+from aprgraph.graph.ops.sparse_mixer import SPARSE_MIXER
 from aprgraph.graph.ops.ssm_scan import SSM_SCAN
 from aprgraph.graph.ops.tap import TAP
 from aprgraph.graph.ops.traits import NO_TRAITS, Role, Traits
@@ -61,7 +62,7 @@ OPS: dict[str, Op] = {
         ATTN_SCORES, ATTN_SOFTMAX, ATTN_MIX, ATTENTION, ADD, MUL, SILU, GELU, GELU_ERF, SIGMOID, SCALE_ROWS,
         SCALE, SOFT_CAP, TANH, CLAMPED_SWIGLU, RELU_SQUARED, XIELU, SOFTPLUS, SCALE_COLUMNS, L2_NORM, SHORT_CONV, DELTA_RULE, SSM_SCAN,
         ALTUP_PREDICT, ALTUP_CORRECT, STREAM_ADD, STREAM_MEAN, MATCH_RMS, GAUSSIAN_TOP_K,
-        SOFTMAX, TOP_K, ROUTER_WEIGHTS, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SCALE, EXPERT_SUM, TAP,
+        SOFTMAX, TOP_K, ROUTER_WEIGHTS, SPARSE_MIXER, EXPERT_INPUTS, EXPERT_LINEAR, EXPERT_BIAS_ADD, EXPERT_SCALE, EXPERT_SUM, TAP,
         ROUND, ROUND_SUM_ERRORS, ROUNDED_LINEAR, ROPE_ANGLES_CHAINED, GELU_HALF, FLASH_ATTENTION,
     )
 }  # fmt: skip

@@ -8,9 +8,12 @@ from functools import partial
 import numpy as np
 
 from aprgraph.graph.ops import Array
-from aprgraph.graph.ops.router import GATINGS, groups_of
+from aprgraph.graph.ops.router import GATINGS, ROUTER_WEIGHTS, groups_of
 from aprgraph.runtime.explain.alternative import Alternative, Compute, explains, with_attrs, with_operand
 from aprgraph.runtime.explain.site import Site
+
+#: A distance within which all scores are.
+_ANY = 1e30
 
 
 @explains("top_k")
@@ -49,6 +52,25 @@ def weights(site: Site) -> Iterator[Alternative]:
     yield from _of_other_scores(site)
     if site.operands[1].shape[1] > 1:
         yield Alternative("expert-unweighted", "the last of the chosen experts has no weight", partial(_one_less, site))
+
+
+@explains("sparse_mixer")
+def mixed(site: Site) -> Iterator[Alternative]:
+    """Other shares than those among what is left and nearly as good: of a softmax over all, or within another distance."""
+    for normalise, more in ((True, "divided"), (False, "not divided")):
+        words = f"the weights of the chosen experts are shares of a softmax over all, {more} by their sum"
+        yield Alternative("router-gating", words, partial(_shares, normalise))
+    tolerance = float(site.node.attrs["tolerance"])  # type: ignore[arg-type]
+    for factor, words in ((0.5, "half as far"), (2.0, "twice as far")):
+        what = f"experts {words} below the best as they should have a share of its weight"
+        yield Alternative("router-distance", what, with_attrs(site, tolerance=factor * tolerance))
+    yield Alternative("router-distance", "all experts that are left have a share, however far below", with_attrs(site, tolerance=_ANY))
+
+
+def _shares(normalise: bool, operands: Sequence[Array]) -> Array:
+    reference = ROUTER_WEIGHTS.reference
+    assert reference is not None
+    return reference(operands, {"normalise": normalise, "scale": 1.0, "gating": "softmax"})
 
 
 def _normalised_otherwise(site: Site) -> Iterator[Alternative]:

@@ -261,6 +261,13 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     },
     "apertus": {**_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads},
     "starcoder2": {**_ROPE_BASE, **_layer_norm("norm_epsilon")},
+    # No converter writes how far apart experts may be, and the factor of cosines and sines is that of LongRoPE there.
+    "phimoe": {
+        **_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
+        "rope.scaling.original_context_length": "rope_parameters.original_max_position_embeddings",
+        "rope.scaling.attn_factor": "rope_parameters.short_mscale",
+        "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok", "router_jitter_noise": "router_jitter_noise",
+    },
     "stablelm": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE, "use_parallel_residual": "use_parallel_residual"},
     "phi": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE},
     # No converter writes the activation: llama.cpp has GELU by tanh in any case.
@@ -472,6 +479,9 @@ def _rope_factors(config: Any) -> Iterator[tuple[str, F32]]:
         size, share = _head_of("full_attention")(config), config.rope_parameters["full_attention"]["partial_rotary_factor"]
         turned = int(size * share / 2)
         yield "rope_freqs.weight", np.array([1.0] * turned + [1e30] * (size // 2 - turned), np.float32)
+    elif config.model_type == "phimoe":
+        for part in ("long", "short"):
+            yield f"rope_factors_{part}.weight", np.array(config.rope_parameters[f"{part}_factor"], np.float32)
     elif (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "llama3":
         yield "rope_freqs.weight", _llama3_factors(config)
 
@@ -618,7 +628,7 @@ def write_gguf(
         *_rope_factors(config), *_of_streams(state), *_tensors(architecture, config, state, absorbed), *_norms_of_heads(config, state),
     )  # fmt: skip
     for name, values in tensors:
-        theirs = name if name.startswith(("blk.", "rope_freqs")) else names.get_name(name, try_suffixes=(".weight", ".bias"))
+        theirs = name if name.startswith(("blk.", "rope_f")) else names.get_name(name, try_suffixes=(".weight", ".bias"))
         if name.startswith("attn_gate"):
             theirs = f"blk.{name.split('.')[2]}.attn_gate.weight"
         assert theirs is not None, f"no name in GGUF for {name}"

@@ -26,8 +26,17 @@ _F32 = 0
 _NO_FLASH_ATTENTION = 0
 #: llama.cpp gives norms of q and k to models of command-r, and windows to those of exaone4, by their number of layers, 64, and chunks
 #: of 8,192 positions to those of llama4. The streams, sparse layers and shared keys of gemma3n are as in E2B and E4B, whatever a file says. Release 0.5.0 takes
-#: no epsilon in qwen2vl.
-_OTHERS = ("command-r-plus-f32", "exaone4-f32", "llama4-f32", "qwen35-f32-biases", "gemma3n-f32", "qwen2vl-f32", "gptneox-f32-sequential")
+#: no epsilon in qwen2vl, and weighs the experts of phimoe otherwise.
+_OTHERS = (
+    "command-r-plus-f32",
+    "exaone4-f32",
+    "llama4-f32",
+    "qwen35-f32-biases",
+    "gemma3n-f32",
+    "qwen2vl-f32",
+    "gptneox-f32-sequential",
+    "phimoe-f32",
+)
 
 
 def logits_of(path: Path, tokens: Sequence[int]) -> F32:

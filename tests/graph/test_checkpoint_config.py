@@ -832,6 +832,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "MiniMax-M2": ("minimax-m2", 64, 5e6, (0,) * 6, ""),
     "Qwen2.5-VL-7B-Instruct": ("qwen2vl", 128, 1e6, (0,) * 6, ""),
     "Qwen3-VL-8B-Instruct": ("qwen3vl", 128, 5e6, (0,) * 6, ""),
+    "Phi-3.5-MoE-instruct": ("phimoe", 128, 1e4, (131072,) * 6, ""),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
@@ -858,6 +859,21 @@ def test_the_size_of_a_dense_network_that_a_mixture_has_not(name: str, tmp_path:
     wanted = graph_text(folder)
     change(folder, lambda config: config.pop("intermediate_size"))
     assert graph_text(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_magnitudes_of_phi_moe() -> None:
+    """The class multiplies cosines and sines by what the file says, and by nothing that follows from the contexts."""
+    config = golden_json("published_configs.json")["Phi-3.5-MoE-instruct"]
+    family = open_family(ConfigMetadata(Path("config.json"), config, {}))
+    assert isinstance(family, Decoder)
+    assert family.rope.magnitude == config["rope_scaling"]["short_mscale"]
+    for changed, words in (({"long_mscale": 1.0}, "supported is one number for both"), ({"long_mscale": None}, "long_mscale is missing")):
+        other = config | {"rope_scaling": config["rope_scaling"] | changed}
+        with pytest.raises(AprgraphError, match=words):
+            ConfigMetadata(Path("config.json"), other, {})
+    with pytest.raises(UnsupportedModelError, match="num_experts_per_tok is 4; supported in this family is 2"):
+        open_family(ConfigMetadata(Path("config.json"), config | {"num_experts_per_tok": 4}, {}))
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -164,6 +164,7 @@ LAYER: dict[str, list[str]] = {
 }  # fmt: skip
 LAYER["gemma-embedding"] = LAYER["gemma3"]
 LAYER["gemma"] = LAYER["granite"]
+LAYER["phimoe"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual"]
 LAYER["exaone"] = LAYER["llama"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["qwen2vl"], LAYER["qwen3vl"], LAYER["qwen3vlmoe"] = LAYER["qwen2"], LAYER["qwen3"], LAYER["qwen3moe"]

@@ -104,6 +104,16 @@ def test_what_lies_above_a_bound_is_left() -> None:
     close(run("gaussian_top_k", row, factor=-0.5), [[0.0, math.sqrt(5) / 2 - 1.0, math.sqrt(5) / 2 + 1.0, math.sqrt(5) / 2 + 3.0]])
 
 
+def test_weights_among_those_that_are_nearly_as_good() -> None:
+    """4 and 3 are within a quarter of 4; of what is left when 4 is chosen, 3 has no neighbour, and 3 of a sum of 4s has."""
+    e = math.exp(-1.0)
+    close(run("sparse_mixer", [[4.0, 3.0, 0.0]], [[0.0, 1.0]], tolerance=0.25), [[1 / (1 + e), 1.0]])
+    close(run("sparse_mixer", [[4.0, 3.0, 0.0]], [[0.0, 1.0]], tolerance=0.2), [[1.0, 1.0]])
+    close(run("sparse_mixer", [[4.0, 4.0, 4.0]], [[0.0, 1.0]], tolerance=0.0), [[1 / 3, 1 / 2]])
+    close(run("sparse_mixer", [[-2.0, -1.0, -4.0]], [[1.0, 0.0]], tolerance=0.5), [[1 / (1 + e), 1 / (1 + math.exp(-2.0))]])
+    close(run("sparse_mixer", [[1.0, math.nan]], [[math.nan, math.nan]], tolerance=0.5), [[math.nan, math.nan]])
+
+
 def test_rms_norm_eps_is_added_to_the_mean_square() -> None:
     close(run("rms_norm", [[0.0, 0.0]], [1.0, 1.0], eps=1e-5, groups=1), [[0.0, 0.0]])
     close(run("rms_norm", [[1.0, -1.0]], [1.0, 1.0], eps=3.0, groups=1), [[0.5, -0.5]])

@@ -181,6 +181,8 @@ def _experts() -> Iterator[Case]:
     for gating in ("softmax", "sigmoid"):
         for normalise in (False, True):
             yield _of("router_weights", scores, ids, normalise=normalise, scale=1.5, gating=gating)
+    for tolerance in (0.02, 1.5):
+        yield _of("sparse_mixer", scores, ids, tolerance=tolerance)
     yield _of("expert_inputs", _activations(N, 21), each)
     yield _of("expert_linear", _activations(N, 21), ids, weight("F32", EXPERTS, 9, 21))
     yield _of("expert_linear", _activations(N, CHOSEN, 21), ids, weight("F32", EXPERTS, 9, 21))

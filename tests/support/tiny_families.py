@@ -129,6 +129,10 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     ),
     # xIELU's two numbers differ, so that it shows if they are exchanged.
     "apertus": TinyFamily(rope_base=12_000_000.0),
+    # Few experts have no share: one that is near the bound has a small one.
+    "phimoe": TinyFamily(
+        rope_dims=True, optional=(*_QKV_BIASES, "attn_out.bias", "lm_head.bias"), numbers={"router_jitter_noise": 0.8},
+    ),
     "starcoder2": TinyFamily(tied=True, rope_base=100000.0, optional=(*_QKV_BIASES, *_BIASES)),
     "stablelm": TinyFamily(
         rope_dims=True, turned=0.5,

@@ -161,6 +161,8 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "router weights not renormalised": ("router-sum",),
     "router softmax after top-k": ("router-sum",),
     "softmax in place of sigmoids": ("router-gating",),
+    "softmax over all experts": ("router-gating",),
+    "experts twice as far below": ("router-distance",),
     "scale of router weights forgotten": ("scale",),
     "bias of the choice in the weights": ("router-bias",),
     "bias of the choice forgotten": ("bias-missing",),

@@ -124,6 +124,7 @@ def _with_large_scores(layer: int) -> Variant:
         **dict.fromkeys(("gemma4", "gemma4-experts"), 0.25),
         "nemotron": 1.3,
         "gptneox": 1.2,
+        "phimoe": 1.3,
         "bert": 1.5,
     }  # whose scores are smaller, or larger
     return Variant({"seed": 13}, {f"blk.{layer}.{ending}": factor for ending, factor in factors.items()}, more)

@@ -29,6 +29,7 @@ from aprgraph.codegen.kernels.cuda import (
     scale_columns,
     short_conv,
     softmax,
+    sparse_mixer,
     ssm_scan,
 )
 from aprgraph.graph.arguments import TARGET
@@ -64,6 +65,7 @@ KERNELS: dict[str, Kernel] = {
     "softmax": softmax.softmax,
     "top_k": router.top_k,
     "router_weights": router.router_weights,
+    "sparse_mixer": sparse_mixer.sparse_mixer,
     "expert_inputs": experts.expert_inputs,
     "expert_linear": experts.expert_linear,
     "expert_bias_add": experts.expert_bias_add,

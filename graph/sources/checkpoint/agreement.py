@@ -95,6 +95,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
         (_BY_FIELD, _NETWORK_NEVER),
     ),
     "minimax_m2": (_NEVER,),
+    "phimoe": (_BY_FIELD, _NETWORKS_NEVER, _Biases(_HEAD, "lm_head_bias", False)),
     **dict.fromkeys(("mistral", "mixtral", "ministral3", "phi3", "exaone4"), (_NEVER, _NETWORK_NEVER)),
     "lfm2": (_NEVER, _NETWORK_NEVER, _CONVOLUTION),
     "lfm2_moe": (_NEVER, _NETWORK_NEVER, _CONVOLUTION, _Biases(_CHOICE, "use_expert_bias", True, alone=True)),

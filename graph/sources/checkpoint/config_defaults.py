@@ -65,6 +65,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gemma4_text": _SMALL_EPS | {"tie_word_embeddings": True, "max_position_embeddings": 131072, "num_attention_heads": 8,
                                  "num_key_value_heads": 4, "head_dim": 256, "sliding_window": 512, "hidden_size_per_layer_input": 256},
     "phi3": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},
+    "phimoe": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "rope_theta": 1e6,
+               "num_local_experts": 16, "num_experts_per_tok": 2, "router_jitter_noise": 0.01},
     "olmo2": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5},
     "olmo3": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "sliding_window": 4096, "rope_theta": 500000.0},
     "olmoe": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "num_experts": 64, "num_experts_per_tok": 8, "norm_topk_prob": False},
@@ -183,7 +185,7 @@ _HARMLESS = """
     top_p num_beams use_qk_norm qk_layernorm use_qkv_bias residual_dropout embedding_dropout n_ctx attention_head_dim
     summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
     eod_token_id sep_token_id repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
-    mamba_conv_bias mamba_proj_bias mamba_chunk_size init_method
+    input_jitter_noise lm_head_bias mamba_conv_bias mamba_proj_bias mamba_chunk_size init_method
     use_conv_bias residual_in_fp32 rescale_prenorm_residual time_step_rank time_step_min time_step_max time_step_floor time_step_limit
     time_step_scale time_step_init_scheme chunk_size conv_bias use_expert_bias block_mlp_init_scale block_out_init_scale
     block_use_xavier_init conv_use_xavier_init tie_embedding

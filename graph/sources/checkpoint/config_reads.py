@@ -33,7 +33,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", "dots1", *_LATENT)),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA_ALL, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
-        "starcoder2", "modernbert", "dots1", *_QWEN_VL,
+        "starcoder2", "modernbert", "dots1", *_QWEN_VL, "phimoe",
     ),
     "use_sliding_window": (*_QWEN, *_QWEN_VL, "smollm3"),
     "sliding_window_pattern": ("gemma3_text", "cohere2", "exaone4"),
@@ -46,7 +46,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
-        "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone",
+        "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone", "phimoe",
         *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2",),
@@ -62,7 +62,7 @@ PARTIAL_ROPE = ("phi3", "glm", "glm4", "minimax_m2", "glm4_moe", *_DELTA, "stabl
 
 
 #: Kinds of RoPE that alone a class takes.
-_ROPE_KINDS: Mapping[str, tuple[str, ...]] = {"phi3": ("default", "longrope", "su")}
+_ROPE_KINDS: Mapping[str, tuple[str, ...]] = dict.fromkeys(("phi3", "phimoe"), ("default", "longrope", "su"))
 
 #: Fields that change numbers, and that a class which reads them refuses to be null.
 _NOT_NULL: tuple[str, ...] = (
@@ -70,7 +70,7 @@ _NOT_NULL: tuple[str, ...] = (
     "logits_scaling", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group", "n_shared_experts", "use_qk_norm",
     "swiglu_alpha", "swiglu_limit", "attention_bias", "mlp_bias", "floor_scale", "attn_scale", "attn_temperature_tuning",
     "interleave_moe_layer_step", "no_rope_layer_interval", "logit_scale", "use_parallel_residual", "tie_word_embeddings",
-    "use_sliding_window",
+    "use_sliding_window", "router_jitter_noise",
 )  # fmt: skip
 #: Classes that take a null `head_dim` for the hidden size by the number of heads, or do not read it; the others refuse it.
 _HEAD_DIM_MAY_BE_NULL: tuple[str, ...] = (
@@ -95,6 +95,7 @@ _NEEDED_BY: Mapping[str, tuple[str, ...]] = {"decoder_sparse_step": ("qwen2_moe"
 #: Fields that are true or false, and that transformers refuses to be anything else.
 _FLAGS: tuple[str, ...] = (
     "tie_word_embeddings", "tie_embedding", "attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias", "use_bias", "use_qkv_bias",
+    "lm_head_bias",
     "conv_bias", "use_conv_bias", "use_expert_bias", "mamba_conv_bias", "mamba_proj_bias", "use_sliding_window", "use_qk_norm",
     "scale_attn_weights", "attn_temperature_tuning", "use_bidirectional_attention",
 )  # fmt: skip

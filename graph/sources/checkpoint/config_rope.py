@@ -30,6 +30,8 @@ _READ = {
     "proportional": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }  # fmt: skip
+#: What a class of its own reads of LongRoPE, in place of `attention_factor`.
+_MAGNITUDES = ("short_mscale", "long_mscale")
 #: The context among them is that of the field outside, which is read.
 _IN_ALL = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "llama_4_scaling_beta", "max_position_embeddings")
 _ORIGINAL = "original_max_position_embeddings"
@@ -58,12 +60,20 @@ class RopeKeys:
 
 
 def translate_rope(
-    config: Mapping[str, Any], where: Path, head_size: int, whole_pairs: bool, partial: bool, log_multiplier: float | None = None
+    config: Mapping[str, Any],
+    where: Path,
+    head_size: int,
+    whole_pairs: bool,
+    partial: bool,
+    log_multiplier: float | None = None,
+    *,
+    own_magnitudes: bool = False,
 ) -> RopeKeys:
     """The keys of RoPE.
 
     ``whole_pairs``: whether the family rounds YaRN's bounds. ``partial``: whether the class can turn a part of each head.
     ``log_multiplier``: what the key `yarn_log_multiplier` holds for a `mscale_all_dim` of 1, where the family scales scores by it.
+    ``own_magnitudes``: whether the class multiplies LongRoPE's cosines and sines by `short_mscale` and `long_mscale`, and by nothing else.
 
     Raises ModelError for what is no description of RoPE, and UnsupportedModelError for a kind that is not known.
     """
@@ -96,6 +106,7 @@ def translate_rope(
     if dims != head_size:
         keys.put("rope.dimension_count", dims, share_name)
     stretch = _Stretch(keys, given, prefix, config, where, dims)
+    stretch.own_magnitudes = own_magnitudes
     stretch.translate(whole.get("truncate", given.get("truncate")), whole_pairs, log_multiplier)
     return keys
 
@@ -156,6 +167,7 @@ class _Stretch:
 
     def __init__(self, keys: RopeKeys, given: Mapping[str, Any], prefix: str, config: Mapping[str, Any], where: Path, dims: int) -> None:
         self._keys, self._given, self._prefix, self._config, self._where, self._dims = keys, given, prefix, config, where, dims
+        self.own_magnitudes = False
 
     def translate(self, truncate: Any, whole_pairs: bool, log_multiplier: float | None) -> None:
         given = self._given
@@ -174,7 +186,8 @@ class _Stretch:
             raise UnsupportedModelError(f"{self._where}: {self._prefix}.rope_type is {shown(kind)}; supported are {', '.join(_READ)}")
         if kind == "default":
             return
-        unread = next((name for name, value in given.items() if name not in (*_IN_ALL, *_READ[kind]) and value is not None), None)
+        read = (*_IN_ALL, *_READ[kind], *(_MAGNITUDES if self.own_magnitudes and kind == "longrope" else ()))
+        unread = next((name for name, value in given.items() if name not in read and value is not None), None)
         if unread is not None:
             raise UnsupportedModelError(
                 f"{self._where}: {self._prefix}.{unread} is {shown(given[unread])}, which nothing here applies to the kind {kind}, so that "
@@ -264,10 +277,22 @@ class _Stretch:
                 )
             factors = [_number(value, f"an element of {self._prefix}.{name}", self._where) or 0.0 for value in values]
             self._keys.factors[f"rope_factors_{part}.weight"] = np.array(factors, np.float32)
+        if self.own_magnitudes:
+            self._put("rope.scaling.attn_factor", self._own_magnitude(), _MAGNITUDES[0])
+            return
         magnitude, factor = self._read("attention_factor"), self._factor(original)
         if magnitude is None:
             magnitude = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 and original > 1 else 1.0
         self._put("rope.scaling.attn_factor", magnitude, "attention_factor")
+
+    def _own_magnitude(self) -> float:
+        """What the class multiplies cosines and sines by. Raises UnsupportedModelError where that depends on the length of the text."""
+        short, long = map(self._needed, _MAGNITUDES)
+        if short != long:
+            raise UnsupportedModelError(
+                f"{self._where}: {self._prefix}.short_mscale is {short} and long_mscale {long}; supported is one number for both"
+            )
+        return short
 
     def _yarn(self, truncate: bool, whole_pairs: bool, log_multiplier: float | None) -> None:
         if truncate != whole_pairs:

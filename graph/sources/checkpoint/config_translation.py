@@ -229,7 +229,8 @@ class Translator:
         require_rope_kind(self._config, self._kind, self._where)
         config = self._config if _TURNED not in self._declared_names else _without_share(self._config)
         unit = getattr(self._family, "log_multiplier", None)
-        rope = translate_rope(config, self._where, self._head_size(), whole, partial, unit)
+        own = bool(getattr(self._family, "hf_magnitudes", False))
+        rope = translate_rope(config, self._where, self._head_size(), whole, partial, unit, own_magnitudes=own)
         self._ignored += rope.ignored
         self._found.notices += rope.notices
         for key, value in rope.values.items():

@@ -25,7 +25,7 @@ _RECURRENT = "attention.recurrent_layers"
 #: Every how many layers one has no window, where there are no `layer_types`.
 PERIOD = "sliding_window_pattern"
 #: Classes that give every layer the window, whatever `layer_types` says.
-_IN_ALL = ("mistral", "mixtral", "ministral3", "qwen3_moe", "phi3")
+_IN_ALL = ("mistral", "mixtral", "ministral3", "qwen3_moe", "phi3", "phimoe")
 #: Where there are no `layer_types`: classes in which layers have the window from `max_window_layers` on, and in which
 #: every second layer before `max_window_layers` has it.
 _FROM_A_LAYER_ON, _EVERY_SECOND = ("qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "dots1"), ("qwen2_moe",)

@@ -27,6 +27,23 @@ def _normalises(subject: Subject, layer: int) -> bool:
     return _weighing(subject, layer).attrs["normalise"] is True
 
 
+def _divides(subject: Subject, layer: int) -> bool:
+    """Whether weights are shares of one softmax, or sigmoids, and divided by their sum."""
+    return not _is_sparse(subject, layer) and _normalises(subject, layer)
+
+
+def _is_sparse(subject: Subject, layer: int) -> bool:
+    return _weighing(subject, layer).op == "sparse_mixer"
+
+
+def _softmax_over_all(call: Call) -> Array:
+    return call.compute_as("router_weights", call.operands, normalise=True, scale=1.0, gating="softmax")
+
+
+def _twice_as_far(call: Call) -> Array:
+    return call.compute_as("sparse_mixer", call.operands, tolerance=2 * call.node.attr_float("tolerance"))
+
+
 def _highest_id(call: Call) -> Array:
     """Of equal scores the higher id comes first."""
     scores = call.operands[0]
@@ -79,7 +96,7 @@ def _counts_by_two(subject: Subject, layer: int) -> bool:
 
 
 def _has_scale(subject: Subject, layer: int) -> bool:
-    return _weighing(subject, layer).attrs["scale"] != 1.0
+    return _weighing(subject, layer).attrs.get("scale", 1.0) != 1.0
 
 
 def _biased(call: Call) -> Array:
@@ -99,14 +116,14 @@ FAULTS = (
         "router weights not renormalised",
         "graph",
         "The weights of the chosen experts are left as the softmax over all gives them.",
-        _weights(with_attrs(normalise=False), _normalises),
+        _weights(with_attrs(normalise=False), _divides),
         seen="pytorch/torchtitan#1448",
     ),
     Fault(
         "router softmax after top-k",
         "graph",
         "The softmax runs over the chosen experts alone, which renormalises.",
-        _weights(with_attrs(normalise=True), lambda subject, layer: not _normalises(subject, layer)),
+        _weights(with_attrs(normalise=True), lambda subject, layer: not _is_sparse(subject, layer) and not _normalises(subject, layer)),
         seen="lablup/mlxcel#391",
     ),
     Fault(
@@ -114,6 +131,18 @@ FAULTS = (
         "graph",
         "The weights of the chosen experts are shares of a softmax.",
         _weights(with_attrs(gating="softmax"), _has_sigmoids),
+    ),
+    Fault(
+        "softmax over all experts",
+        "graph",
+        "SparseMixer's weights are shares of a softmax over all experts, divided by their sum.",
+        each_layer({"moe_router": _softmax_over_all}, "moe_router", when=_is_sparse),
+    ),
+    Fault(
+        "experts twice as far below",
+        "graph",
+        "Experts that are twice as far below the best as they should have a share of its weight.",
+        each_layer({"moe_router": _twice_as_far}, "moe_router", when=_is_sparse),
     ),
     Fault(
         "scale of router weights forgotten",

@@ -72,6 +72,26 @@ def test_weights_of_the_chosen_experts(normalise: bool, more: dict[str, str], cp
 
 
 @each_cpu
+@pytest.mark.parametrize("tolerance", [0.0, 0.02, 0.5, 2.5])
+def test_shares_among_those_that_are_nearly_as_good(tolerance: float, cpu: Cpu) -> None:
+    scores = activations(40, 17)
+    scores[1] = 0.5  # all are as good as the best
+    scores[2] = -np.abs(scores[2])
+    scores[3] = 0.0
+    scores[4, :4] = np.float32([1.0, 0.98, 0.97999996, 0.5])  # on both sides of the bound
+    scores[5] += 200
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :USED].astype(np.float32)
+    ids[6] = np.nan
+    what = request("sparse_mixer", [f32("n", 17), f32("n", USED)], tolerance=tolerance)
+    got, expected = run(what, [scores, ids], (40, USED), cpu), reference(what, [scores, ids])
+    fine = np.delete(np.arange(40), 6)
+    assert nmse(got[fine], expected[fine]) < 1e-12
+    assert np.isnan(got[6]).all()
+    np.testing.assert_allclose(got[1], 1 / np.arange(17, 14, -1), rtol=1e-6)
+    assert run(what, [scores[4:5].copy(), ids[4:5].copy()], (1, USED), cpu).tobytes() == got[4].tobytes()
+
+
+@each_cpu
 def test_softmax(cpu: Cpu) -> None:
     x = activations(6, 37) * np.float32(3)
     x[4] += 200  # overflows without the largest taken off first

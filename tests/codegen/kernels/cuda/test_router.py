@@ -43,6 +43,9 @@ SCALES = {
     )
 }
 
+MIXERS = {
+    (experts, k): request("sparse_mixer", [f32("n", experts), f32("n", k)], tolerance=0.5) for experts, k in ((16, 2), (40, 3), (64, 34))
+}
 SOFTMAX = {columns: request("softmax", [f32("n", columns)]) for columns in (8, 130)}
 
 
@@ -100,6 +103,21 @@ def test_weights_of_the_chosen_experts(case: tuple[Any, ...], kernels: CudaKerne
         np.testing.assert_allclose(got[fine].sum(axis=1), scale, rtol=1e-6)
     for row in (0, 4):
         assert kernels.run(what, [scores[row : row + 1].copy(), ids[row : row + 1].copy()], (1, k)).tobytes() == got[row].tobytes()
+
+
+@pytest.mark.parametrize(("experts", "k"), MIXERS)
+def test_shares_among_those_that_are_nearly_as_good(experts: int, k: int, kernels: CudaKernels) -> None:
+    scores = activations(33, experts)
+    scores[1] = 0.5
+    scores[2] = -np.abs(scores[2])
+    ids = np.argsort(-scores, axis=1, kind="stable")[:, :k].astype(np.float32)
+    ids[5] = np.nan
+    what = MIXERS[experts, k]
+    got, expected = kernels.run(what, [scores, ids], (33, k)), reference(what, [scores, ids])
+    fine = np.delete(np.arange(33), 5)
+    assert nmse(got[fine], expected[fine]) < 1e-12
+    assert np.isnan(got[5]).all()
+    assert kernels.run(what, [scores[2:3].copy(), ids[2:3].copy()], (1, k)).tobytes() == got[2].tobytes()
 
 
 @pytest.mark.parametrize("columns", SOFTMAX)

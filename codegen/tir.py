@@ -164,6 +164,11 @@ class RowMajor:
         """The pointer to the first element."""
         return self.elements.data
 
+    def at(self, data: Expr) -> RowMajor:
+        """A buffer of as many columns whose first element lies where ``data`` points."""
+        found = self.elements
+        return RowMajor(T.decl_buffer(found.shape, found.dtype, data=data, align=found.data_alignment), self._dims)
+
 
 def assign(buffer: Buffer, value: Expr, indices: Sequence[Expr]) -> None:
     """Emit ``buffer[indices] = value``."""

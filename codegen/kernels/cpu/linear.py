@@ -19,7 +19,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.element_vectors import has_tables, look_up_row
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
-from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.kernels.cpu.weights import Weight, alike, half_table
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, build_function, i64, registers, scratch
 
 #: Gives the elements of a row of x, by its index, from a column on, by lane.
@@ -65,9 +65,9 @@ def linear(request: KernelRequest, cpu: Cpu) -> Any:
         weights = [Weight(emitter, parameters, f"w{index}", kind, halves) for index, kind in enumerate(weight_types)]
         out = parameters.buffer("out", ("n", sum(weight.rows for weight in weights)), "float32")
         start = 0
-        for weight in weights:
+        for weight in alike(weights):
             _emit_segment(emitter, n, x, weight, out, start)
-            start += weight.rows
+            start += weight.outputs
 
     return build_function(request.symbol, emit)
 
@@ -81,12 +81,13 @@ def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buf
         count = T.min(i64(together), n - first)
 
         def emit(products: Products) -> None:
-            with T.parallel(i64(0), i64(tiles.count)) as tile:
+            with T.parallel(i64(0), i64(tiles.count)) as index:
+                tile, before = weight.take(index, tiles.rows)
                 products(
                     tile,
                     count,
                     lambda p, column: along(x, first + p, column),
-                    lambda p, row, value: assign(out, value, [first + p, row + start]),
+                    lambda p, row, value: assign(out, value, [first + p, row + (before + start)]),
                 )
 
         tiles.few_or_many(count, emit)
@@ -117,14 +118,14 @@ class Tiles:
     @property
     def count(self) -> int:
         """Tiles of the weight, the last one perhaps not full."""
-        return -(-self.weight.rows // self.rows)
+        return self.weight.tiles_of(self.rows)
 
     def _inside(self, row: Expr, body: Callable[[], None]) -> None:
         """Emit ``body`` for a row that the weight has."""
-        if self.weight.rows % self.rows == 0:
+        if self.weight.fills(self.rows):
             body()
             return
-        with T.If(row < self.weight.rows), T.Then():
+        with T.If(row < self.weight.end), T.Then():
             body()
 
     def products(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
@@ -161,8 +162,8 @@ class Tiles:
         with T.serial(i64(0), i64(self.rows // together)) as part:
             first = tile * self.rows + part * together
             # Of the last tile, which is perhaps not full, the last row that there is goes along several times.
-            last = i64(self.weight.rows - 1)
-            rows = [first + j if self.weight.rows % self.rows == 0 else T.min(first + j, last) for j in range(together)]
+            last = self.weight.end - 1
+            rows = [first + j if self.weight.fills(self.rows) else T.min(first + j, last) for j in range(together)]
             for p, line in enumerate(dot_rows(self.emitter, self.weight, rows, positions, expert)):
                 for row, total in zip(rows, line, strict=True):
                     store(i64(p), row, total())
@@ -191,7 +192,7 @@ class Tiles:
         whole = columns // _COLUMNS * _COLUMNS
 
         def decode(start: Expr, width: int) -> None:
-            with T.serial(i64(0), T.min(i64(self.rows), i64(self.weight.rows) - first)) as r:
+            with T.serial(i64(0), T.min(i64(self.rows), self.weight.end - first)) as r:
 
                 def store(lane: Expr) -> None:
                     assign(decoded, self.weight.plain(first + r, start + lane, expert), [r, start + lane])

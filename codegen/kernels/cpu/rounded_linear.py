@@ -26,7 +26,7 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Scaled, Word, integer_dot
 from aprgraph.codegen.kernels.cpu.quantised_rows import QuantisedRows
 from aprgraph.codegen.kernels.cpu.vectors import hold, load_vector, store_vector, total
-from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.kernels.cpu.weights import Weight, alike, half_table
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, registers
 
 #: Takes a position, a row of the weight and the output there.
@@ -50,7 +50,7 @@ def rounded_linear(request: KernelRequest, cpu: Cpu) -> Any:
             assign(out, value, [position, row + start])
 
         dot = integer_dot(cpu)
-        plans = [BlockPlan(emitter, dot, weight, scheme) for weight in weights]
+        plans = [BlockPlan(emitter, dot, weight, scheme) for weight in alike(weights)]
         each = sorted({plan.elements_of_sums for plan in plans if plan.elements_of_sums})
         keeps_sums = any(plan.keeps_sums for plan in plans)
         offsets = sorted({(plan.offset, plan.elements_of_offset) for plan in plans if plan.offset})
@@ -58,7 +58,7 @@ def rounded_linear(request: KernelRequest, cpu: Cpu) -> Any:
         start = 0
         for plan in plans:
             _Segment(emitter, dot, plan, rows).emit(n, partial(store, start))
-            start += plan.weight.rows
+            start += plan.weight.outputs
 
     return build_function(request.symbol, emit)
 
@@ -75,22 +75,25 @@ class _Segment:
         # Two loops: what several positions need is allocated, by calls, where the body of a loop begins, whichever branch it takes.
         with T.If(n == 1):
             with T.Then():
-                self._each_tile(partial(self._one, store))
+                self._each_tile(store, self._one)
             with T.Else():
-                self._each_tile(partial(self._several, n, store))
+                self._each_tile(store, partial(self._several, n))
 
-    def _each_tile(self, body: Callable[[Expr, list[Expr]], None]) -> None:
-        """Emit ``body`` in parallel for the first row of each tile, and all of its rows."""
-        count = self._plan.weight.rows
-        with T.parallel(i64(0), i64(-(-count // self._rows))) as tile:
+    def _each_tile(self, store: Store, body: Callable[[Expr, list[Expr], Store], None]) -> None:
+        """Emit ``body`` in parallel for the first row of each tile, all of its rows, and what stores their outputs."""
+        weight = self._plan.weight
+        with T.parallel(i64(0), i64(weight.tiles_of(self._rows))) as index:
+            tile, before = weight.take(index, self._rows)
             first = tile * self._rows
             # Of the last tile, which is perhaps not full, the last row that there is goes along several times.
-            body(first, [T.min(first + r, i64(count - 1)) if count % self._rows else first + r for r in range(self._rows)])
+            last = weight.end - 1
+            rows = [first + r if weight.fills(self._rows) else T.min(first + r, last) for r in range(self._rows)]
+            body(first, rows, lambda position, row, value: store(position, row + before, value))
 
-    def _one(self, store: Store, first: Expr, rows: list[Expr]) -> None:
+    def _one(self, first: Expr, rows: list[Expr], store: Store) -> None:
         self._products(FreshBlock(self._emitter, self._dot, self._plan, rows), [i64(0)], first, store)
 
-    def _several(self, n: Expr, store: Store, first: Expr, rows: list[Expr]) -> None:
+    def _several(self, n: Expr, first: Expr, rows: list[Expr], store: Store) -> None:
         kept = KeptBlocks(self._emitter, self._dot, self._plan, rows, self._x.blocks)
         together = self._plan.positions_together
         with T.serial(i64(0), T.floordiv(n, i64(together))) as group:
@@ -123,7 +126,7 @@ class _Segment:
                 found = found + self._folded(beside, plan.sums_of_minima)
             outputs = registers(lanes)
             store_vector(outputs, 0, found)
-            with T.serial(i64(0), T.min(i64(lanes), i64(plan.weight.rows) - first)) as r:
+            with T.serial(i64(0), T.min(i64(lanes), plan.weight.end - first)) as r:
                 store(position, first + r, outputs[r])
 
     def _zeros(self, count: int, dtype: str = "float32") -> list[Buffer]:

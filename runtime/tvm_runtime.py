@@ -74,9 +74,9 @@ class TvmRuntime:
         self._fill(tensor, values.ctypes.data_as(ctypes.c_void_p), values.nbytes)
         return tensor
 
-    def view(self, tensor: Any, shape: Sequence[int]) -> Any:
-        """The first elements of ``tensor`` in another shape, in the same memory."""
-        return self._view(tensor, self._ffi.Shape(shape), tensor.dtype, 0)
+    def view(self, tensor: Any, shape: Any) -> Any:
+        """The first elements of ``tensor`` in another ``shape``, in the same memory."""
+        return self._view(tensor, shape, tensor.dtype, 0)
 
     def from_dlpack(self, values: npt.NDArray[Any]) -> Any:
         """A tensor in the memory of ``values``, which must be writable."""

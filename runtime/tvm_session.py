@@ -160,16 +160,15 @@ class Session:
             self._weights[node.name] = self._bind(node)
         return self._weights[node.name]
 
-    def state(self, name: str, kind: TensorType, start: int, total: int) -> Any:
-        """The state of the node ``name`` for a pass from position ``start`` on: of one that grows, the first ``total`` rows."""
+    def state(self, name: str, kind: TensorType, start: int, shape: Any) -> Any:
+        """The state of the node ``name`` for a pass from position ``start`` on: of one that grows, the rows that ``shape`` has."""
         if name not in self._states:
             self._states[name] = self._empty(kind.bind(t=self.capacity), "float32")
         if "t" not in kind.dims:
             if start == 0:
                 self._clear(self._states[name])
             return self._states[name]
-        assert total <= self.capacity
-        return self._tvm.view(self._states[name], kind.bind(t=total))
+        return self._tvm.view(self._states[name], shape)
 
     def shape(self, values: Sequence[int]) -> Any:
         """A TVM shape."""
@@ -236,7 +235,7 @@ class Session:
     def _rows(self, value: Any, count: int) -> Any:
         """What the statistics kernel says of a tensor."""
         rows = self._empty((-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")
-        self._statistics(self._tvm.view(value, (count,)), rows)
+        self._statistics(self._tvm.view(value, self.shape((count,))), rows)
         return rows
 
 
@@ -267,7 +266,7 @@ class Program:
         self._session = session
         self._machine = machine
         self.graph = graph
-        self._parameters = program_parameters(graph)
+        self._parameters = [(node, is_weight(node)) for node in program_parameters(graph)]
         self._states = {node.name: state_type(graph, node) for node in states_of(graph)}
         self._types = computed_types(graph)
 
@@ -280,8 +279,10 @@ class Program:
             "tokens": session.tensor(np.asarray(tokens, dtype=np.int32)),
             "positions": session.tensor(np.arange(start, total, dtype=np.int32)),
         }
-        arguments = [value for node in self._parameters for value in (session.weight(node) if is_weight(node) else [inputs[node.name]])]
-        arguments += [session.state(name, kind, start, total) for name, kind in self._states.items()]
+        arguments = [value for node, is_held in self._parameters for value in (session.weight(node) if is_held else (inputs[node.name],))]
+        assert total <= session.capacity or not any("t" in kind.dims for kind in self._states.values())
+        grown = {kind: session.shape(kind.bind(t=total)) for kind in set(self._states.values())}
+        arguments += [session.state(name, kind, start, grown[kind]) for name, kind in self._states.items()]
         shapes = [kind.bind(n=len(tokens), t=total) for kind in self._types]
         arguments += [] if session.half_table is None else [session.half_table]
         arguments.append(session.shape([math.prod(shape) * _ITEMSIZE for shape in shapes]))

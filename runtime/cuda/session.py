@@ -131,11 +131,11 @@ class CudaSession(Session):
             self._pieces = None
             self._pieces = self._empty(values.shape, "float32")
         self._transfers.upload(values, self._pieces.data_ptr())
-        return self._tvm.view(self._pieces, values.shape)
+        return self._tvm.view(self._pieces, self.shape(values.shape))
 
     def _rows(self, value: Any, count: int) -> Any:
         rows = self._one_of(PENDING + 1, (-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")
-        self._statistics(self._tvm.view(value, (count,)), rows)
+        self._statistics(self._tvm.view(value, self.shape((count,))), rows)
         return rows
 
     def _one_of(self, count: int, shape: Sequence[int], dtype: str) -> Any:

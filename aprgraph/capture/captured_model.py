@@ -82,23 +82,23 @@ class CapturedModel:
     def attentions(self) -> Mapping[int, Any]:
         """The attention module of each layer that has one: what its output projection is a part of."""
         scored = {node.layer for node in self.outline.graph.with_op("attn_scores")}
-        return {layer: module for layer, module in self._mixers().items() if layer in scored}
+        return {layer: module for layer, module in self._mixers("attn_out").items() if layer in scored}
 
     @property
     def recurrent(self) -> Mapping[int, Any]:
-        """The module of each layer that has a state of fixed size in place of attention."""
+        """The module of each layer that has a state of fixed size in place of attention, or beside it."""
         scored = {node.layer for node in self.outline.graph.with_op("attn_scores")}
-        return {layer: module for layer, module in self._mixers().items() if layer not in scored}
+        return {**{layer: module for layer, module in self._mixers("attn_out").items() if layer not in scored}, **self._mixers("ssm_out")}
 
-    def _mixers(self) -> Mapping[int, Any]:
-        """The module in each layer that mixes positions, which the output projection is a part of."""
+    def _mixers(self, stage: str) -> Mapping[int, Any]:
+        """The module in each layer that mixes positions, which the output projection of ``stage`` is a part of."""
         graph, found = self.outline.graph, {}
         for node in graph:
-            if node.stage != "attn_out" or node.layer is None:
+            if node.stage != stage or node.layer is None:
                 continue
             slots = [self.outline.weights[name].slot for name in graph.operand_names(node.name) if name in self.outline.weights]
             # In BERT the output projection is beside what attends, and q is in it.
-            slots = (["q"] if self.modules.find("q", node.layer) is not None else []) + slots
+            slots = (["q"] if stage == "attn_out" and self.modules.find("q", node.layer) is not None else []) + slots
             module = next((one for slot in slots if (one := self.modules.around(slot, node.layer)) is not None), None)
             if module is None:
                 raise UnsupportedModelError(

@@ -50,7 +50,7 @@ class Modules:
         slots = list(self._slots(name))
         if what != "scale" and any(self.holder(slot, layer) is not None for slot in slots):
             return True
-        modules = [module for slot in slots if (module := self.find(slot, layer)) is not None]
+        modules = [module for slot in slots if (module := self.find(slot, layer)) is not None and not _stands_for_none(module)]
         return any(has_bias(module) for module in modules) if what == "bias" else what == "weight" and bool(modules)
 
     def _slots(self, name: str) -> Iterator[str]:
@@ -64,6 +64,11 @@ class Modules:
             return root.get_submodule(path)
         except AttributeError:
             return None
+
+
+def _stands_for_none(module: Any) -> bool:
+    """Whether a module gives what it is given, as classes have in the place of a norm that a model lacks."""
+    return type(module).__name__ == "Identity"
 
 
 def has_bias(module: Any) -> bool:

@@ -46,11 +46,13 @@ def find_taps(captured: CapturedModel, record: Record, positions_so_far: Callabl
 
 
 def _in_order(captured: CapturedModel, record: Record) -> Record:
-    """Record columns in the order of GGUF."""
+    """Record columns in the order of GGUF, times what the model multiplies them by behind the module."""
     fields = captured.decoder.config.to_dict()
 
     def in_order(stage: str, layer: int | None, values: torch.Tensor) -> None:
-        order = captured.family.column_order(stage, fields)
+        order, factors = captured.family.column_order(stage, fields), captured.family.column_factors(stage, fields)
+        if factors is not None:
+            values = values * torch.from_numpy(factors).to(values)
         record(stage, layer, values if order is None else values[..., torch.from_numpy(order).to(values.device)])
 
     return in_order

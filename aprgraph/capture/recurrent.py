@@ -110,7 +110,8 @@ class RecurrentWatch:
         with _Last("softplus", "clamp") as step:
             result = function(*args, **kwargs)
         read = result[0] if isinstance(result, tuple) else result
-        self._record("ssm_scan", layer, read.reshape(self._running.positions, -1))
+        if kwargs.get("z") is None:  # else it is gated already
+            self._record("ssm_scan", layer, read.reshape(self._running.positions, -1))
         if step.value is not None:
             # Of one position it is repeated for the columns of a head.
             heads = step.value if getattr(function, "__name__", "") == _SCANS[0] else step.value[..., 0]

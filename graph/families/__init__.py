@@ -13,6 +13,7 @@ from aprgraph.graph.families.dots1 import Dots1
 from aprgraph.graph.families.ernie4_5 import Ernie45, Ernie45Moe
 from aprgraph.graph.families.exaone import Exaone
 from aprgraph.graph.families.exaone4 import Exaone4
+from aprgraph.graph.families.falcon_h1 import FalconH1
 from aprgraph.graph.families.gemma import Gemma
 from aprgraph.graph.families.gemma2 import Gemma2
 from aprgraph.graph.families.gemma3 import Gemma3
@@ -63,7 +64,7 @@ for _family in (
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
-    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe,
+    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1,
 ):  # fmt: skip
     register(_family)
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelError
 from aprgraph.graph.families.conversion import Conversion, Indices
@@ -227,6 +228,15 @@ class Family:
     @classmethod
     def column_order(cls, stage: str, config: Mapping[str, Any]) -> Indices | None:  # noqa: ARG003 -- that of other families
         """The columns of a stage as transformers has them, in the order of GGUF; None where that is the same."""
+        return None
+
+    @classmethod
+    def column_factors(
+        cls,
+        stage: str,  # noqa: ARG003 -- that of other families
+        config: Mapping[str, Any],  # noqa: ARG003 -- that of other families
+    ) -> npt.NDArray[np.float32] | None:
+        """What transformers multiplies the columns of a stage by behind the module that gives it; None for nothing."""
         return None
 
     @classmethod

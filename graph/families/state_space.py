@@ -70,8 +70,8 @@ class StateSpace(Family):
         heads, size = config.get("num_heads"), config.get("head_dim")
         return heads * size if isinstance(heads, int) and isinstance(size, int) else 0
 
-    def state_space(self, g: GraphBuilder, x: str) -> str:
-        """What the state gives for x, B and C that have passed a short convolution, gated and normalised."""
+    def state_space(self, g: GraphBuilder, x: str, stage: str = "attn_out") -> str:
+        """What the state gives for x, B and C that have passed a short convolution, gated and normalised; projected in ``stage``."""
         inner, keys, heads = self.inner, self.groups * self.state_size, self.ssm_heads
         rows = 2 * inner + 2 * keys + heads
         whole = g.inner("ssm_in", "linear", x, g.weight("ssm_in", rows, self.hidden))
@@ -87,9 +87,11 @@ class StateSpace(Family):
         step = g.apply("ssm_step", "softplus", g.inner("ssm_dt_biased", "bias_add", step, g.weight("ssm_dt", heads, what="bias")))
         decay = g.inner("ssm_decay", "scale_columns", step, g.weight("ssm_decay", heads))
         read = g.apply("ssm_scan", "ssm_scan", value, b, c, decay, step, g.weight("ssm_skip", heads), groups=self.groups)
+        return g.linear(stage, self.gated_space(g, read, gate), self.hidden, slot="ssm_out")
+
+    def gated_space(self, g: GraphBuilder, read: str, gate: str) -> str:
+        """What the state space gives times act(gate), after a norm of each group."""
         gated = g.inner("ssm_gated", "mul", read, g.inner("ssm_gate_open", "silu", gate))
         groups = self.norm_groups
-        weight = g.weight("ssm_norm", *((groups,) if groups > 1 else ()), inner // groups)
-        return g.linear(
-            "attn_out", g.apply("ssm_norm", "rms_norm", gated, weight, eps=self.eps, groups=groups), self.hidden, slot="ssm_out"
-        )
+        weight = g.weight("ssm_norm", *((groups,) if groups > 1 else ()), self.inner // groups)
+        return g.apply("ssm_norm", "rms_norm", gated, weight, eps=self.eps, groups=groups)

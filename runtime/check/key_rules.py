@@ -17,7 +17,7 @@ _TURNED = "rope.dimension_count"
 #: What values of some keys lie between in models that were trained.
 _USUAL_RANGES = {
     "attention.layer_norm_rms_epsilon": (1e-8, 1e-3),
-    "rope.freq_base": (1e3, 1e10),
+    "rope.freq_base": (1e3, 1e12),
     "rope.freq_base_swa": (1e3, 1e10),
     "rope.scaling.factor": (1.0, 1024.0),
 }

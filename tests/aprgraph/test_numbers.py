@@ -59,6 +59,8 @@ LLAMA_CPP_TOLERANCES = {
             "qwen3vl-f32",
             "qwen3vlmoe-f32",
             "exaone-f32",
+            "falcon-h1-f32",
+            "falcon-h1-f32-norm",
         ),
         TOLERANCE,
     ),

@@ -113,6 +113,15 @@ _GRANITE_HYBRID: dict[str, Any] = _SIZES | {
     "mamba_n_heads": 4, "mamba_d_state": 6, "mamba_d_conv": 4, "mamba_expand": 2, "mamba_chunk_size": 8,
 }  # fmt: skip
 
+#: All factors are powers of two, so that what conversion makes of weights can be undone.
+_FALCON_H1: dict[str, Any] = _SIZES | {
+    "hidden_size": 24, "intermediate_size": 28, "mamba_n_heads": 4, "mamba_d_head": 10, "mamba_d_ssm": 40, "mamba_d_state": 6,
+    "mamba_n_groups": 2, "mamba_d_conv": 4, "mamba_chunk_size": 8, "rope_parameters": _ROPE | {"rope_theta": 1e11},
+    "embedding_multiplier": 4.0, "lm_head_multiplier": 0.25, "key_multiplier": 0.5, "attention_in_multiplier": 2.0,
+    "attention_out_multiplier": 0.5, "ssm_in_multiplier": 0.5, "ssm_out_multiplier": 2.0, "mlp_multipliers": [2.0, 0.5],
+    "ssm_multipliers": [0.5, 2.0, 4.0, 0.5, 2.0],
+}  # fmt: skip
+
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 #: The window and the cap bite, and RoPE turns two pairs of eight in layers that see everything.
 _GEMMA_4: dict[str, Any] = _SIZES | {
@@ -335,6 +344,11 @@ MODELS = {
         "num_local_experts": 0, "num_experts_per_tok": 0, "intermediate_size": 28, "shared_intermediate_size": 28,
         "layer_types": ["full_attention", "linear_attention"], "mamba_n_groups": 2, "position_embedding_type": "rope",
         "rope_parameters": _ROPE, "tie_word_embeddings": True,
+    }),
+    "falcon-h1-f32": FamilyModel("falcon-h1", "FalconH1", _FALCON_H1),
+    # As Falcon-H1 34B: a norm behind the gate; and biases of what conversion multiplies.
+    "falcon-h1-f32-norm": FamilyModel("falcon-h1", "FalconH1", _FALCON_H1 | {
+        "mamba_rms_norm": True, "mamba_norm_before_gate": False, "num_hidden_layers": 1,
     }),
     # As E2B and E4B: embeddings for each layer, and layers that share the keys of the last ones of both kinds, with wide networks.
     "gemma4-f32": FamilyModel("gemma4", "Gemma4Text", _GEMMA_4 | {

@@ -161,6 +161,10 @@ def _network_of_lfm2(config: Any) -> int:
     return -(-size // config.block_multiple_of) * config.block_multiple_of
 
 
+def _head_of_falcon(config: Any) -> int:
+    return int(config.hidden_size // config.num_attention_heads)
+
+
 _LFM: dict[str, Source] = {
     **_ROPE_BASE, "attention.layer_norm_rms_epsilon": "norm_eps", "shortconv.l_cache": "conv_L_cache",
     "attention.head_count_kv": lambda config: [0 if kind == "conv" else config.num_key_value_heads for kind in config.layer_types],
@@ -323,6 +327,11 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_HEAD_SIZE, **_ROPE_BASE, **_AXES, "n_deepstack_layers": lambda _: 3, "expert_count": "num_experts",
         "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
     },
+    "falcon_h1": {
+        **_ROPE_BASE, "attention.key_length": _head_of_falcon, "attention.value_length": _head_of_falcon, "ssm.conv_kernel": "mamba_d_conv",
+        "ssm.state_size": "mamba_d_state", "ssm.group_count": "mamba_n_groups", "ssm.inner_size": "mamba_d_ssm",
+        "ssm.time_step_rank": "mamba_n_heads",
+    },
     "granitemoehybrid": {
         **_ROPE_BASE, "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
         "attention.scale": "attention_multiplier", "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
@@ -434,6 +443,20 @@ def _shared_network(name: str, values: F32, *, has_experts: bool) -> Iterator[tu
         yield from zip((f"{path}.gate_proj.weight", f"{path}.up_proj.weight"), np.split(values, 2), strict=True)
 
 
+def _of_falcon(config: Any, name: str, values: F32) -> F32:
+    """Those of Falcon-H1 times the factors of the configuration, as convert_hf_to_gguf.py multiplies them."""
+    inner, keys = config.mamba_d_ssm, config.mamba_n_groups * config.mamba_d_state
+    columns = np.repeat(np.array(config.ssm_multipliers, np.float32), [inner, inner, keys, keys, config.mamba_n_heads])[:, None]
+    factors = {
+        "down_proj": config.mlp_multipliers[1], "gate_proj": config.mlp_multipliers[0],
+        "k_proj": config.key_multiplier * config.attention_in_multiplier, "q_proj": config.attention_in_multiplier,
+        "v_proj": config.attention_in_multiplier, "o_proj": config.attention_out_multiplier, "out_proj": config.ssm_out_multiplier,
+        "in_proj": config.ssm_in_multiplier * columns, "lm_head": config.lm_head_multiplier, "embed_tokens": config.embedding_multiplier,
+    }  # fmt: skip
+    part = name.split(".")[-2]
+    return values * np.float32(factors[part]) if part in factors else values
+
+
 def _state_space(groups: int, name: str, values: F32) -> Iterator[tuple[str, F32]]:
     """Those of a state space: the rates of decay themselves, vectors of one number for each head as columns, a row of the norm a group."""
     path, _, end = name.rpartition(".")
@@ -506,7 +529,8 @@ def _of_streams(state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
 
 def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed: bool) -> Iterator[tuple[str, F32]]:
     """The tensors under transformers' names, each with an end .weight or .bias, as GGUF holds them."""
-    for name, values in state.items():
+    for name, whole in state.items():
+        values = _of_falcon(config, name, whole) if architecture == "falcon-h1" else whole
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         if name == "embeddings.position_embeddings.weight" and config.model_type == "xlm-roberta":

@@ -77,10 +77,29 @@ def hook_state_space(put: Put, index: int, module: Any) -> None:
     module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "attn_out", output[0]))
 
 
+def hook_state_space_beside(put: Put, index: int, layer: Any) -> None:
+    """Record what goes on in the state space that a layer of Falcon-H1 has beside its attention, its factors included."""
+    module = layer.mamba
+    inner, heads = module.intermediate_size, module.num_heads
+
+    def projected(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        scaled = (output * module.mup_vector)[0]
+        gate, mixed, step = scaled.split([inner, scaled.shape[-1] - inner - heads, heads], dim=1)
+        put(index, "ssm_gate", gate)
+        put(index, "conv_in", mixed)
+        put(index, "conv_out", module.conv1d(mixed.T[None])[0, :, : len(mixed)].T)
+        put(index, "ssm_step", torch.nn.functional.softplus(step + module.dt_bias))
+
+    module.in_proj.register_forward_hook(projected)
+    into = "ssm_norm" if module.mamba_rms_norm else "ssm_gated"
+    module.out_proj.register_forward_pre_hook(lambda _module, args: put(index, into, args[0][0]))
+    module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "ssm_out", output[0] * layer.ssm_out_multiplier))
+
+
 @contextlib.contextmanager
 def recorded_functions(functions: Any, put: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
     """Record what the functions are given and give that a layer's delta net calls. ``put`` knows the layer."""
-    names = ("causal_conv1d_fn", "torch_chunk_gated_delta_rule")
+    names = ("causal_conv1d_fn", "torch_chunk_gated_delta_rule", *(("mamba2_chunk_scan",) if hasattr(functions, "FalconH1Mixer") else ()))
     own = {name: getattr(functions, name) for name in names if hasattr(functions, name)}
 
     def conv(*args: Any, **kwargs: Any) -> Any:
@@ -98,7 +117,12 @@ def recorded_functions(functions: Any, put: Callable[[str, torch.Tensor], None])
         put("delta_rule", result[0].reshape(value.shape[1], -1))
         return result
 
-    for name, recorded in zip(names, (conv, rule), strict=True):
+    def scan(*args: Any, **kwargs: Any) -> Any:
+        result = own[names[2]](*args, **kwargs)
+        put("ssm_scan", result[0].reshape(result.shape[1], -1).double())
+        return result
+
+    for name, recorded in zip(names, (conv, rule, scan), strict=False):
         if name in own:
             setattr(functions, name, recorded)
     try:

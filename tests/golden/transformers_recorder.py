@@ -13,7 +13,14 @@ from tests.golden.bert_recorder import ENCODERS
 from tests.golden.gemma_recorder import hook_gemma3n, hook_gemma4
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
 from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
-from tests.golden.recurrent_recorder import hook_delta_net, hook_gated_convolution, hook_state_space, in_gguf_order, recorded_functions
+from tests.golden.recurrent_recorder import (
+    hook_delta_net,
+    hook_gated_convolution,
+    hook_state_space,
+    hook_state_space_beside,
+    in_gguf_order,
+    recorded_functions,
+)
 from tests.golden.transformers_models import LoadedModel
 
 F64 = npt.NDArray[np.float64]
@@ -41,6 +48,7 @@ _NORMS_OF = {
     "exaone4": _BEHIND,
     "command-r": _ONE,
     "cohere2": _ONE,
+    "falcon-h1": {"attn_norm": "input_layernorm", "ffn_norm": "pre_ff_layernorm"},
 }
 #: Families that cap or scale what the head gives.
 _CHANGE_LOGITS = ("granite", "granitemoe", "granitehybrid", "command-r", "cohere2")
@@ -201,7 +209,10 @@ class Recorder:
         return bool(attention.q_proj.out_features == 2 * attention.o_proj.in_features)
 
     def _hook_attention(self, index: int, layer: Any) -> None:
-        if hasattr(layer, "linear_attn"):
+        if self.loaded.architecture == "falcon-h1":
+            hook_state_space_beside(self._put, index, layer)
+            self._hook_heads(index, layer.self_attn)
+        elif hasattr(layer, "linear_attn"):
             hook_delta_net(self._put, index, layer.linear_attn)
         elif (mixer := getattr(layer, "mixer", None) or getattr(layer, "mamba", None)) is not None:
             hook_state_space(self._put, index, mixer)
@@ -225,7 +236,8 @@ class Recorder:
             self._hook_projections(index, attention)
         output = _first(attention, "o_proj", "dense", "c_proj", "out_proj")
         self._before(output, index, "attn_gated" if self._is_gated(attention) else "attention")
-        self._after(output, index, "attn_out")
+        factor = getattr(attention.config, "attention_out_multiplier", 1.0) if self.loaded.architecture == "falcon-h1" else 1.0
+        output.register_forward_hook(lambda _module, _args, given: self._put(index, "attn_out", factor * _rows(given)))
 
     def _hook_projections(self, index: int, attention: Any) -> None:
         is_gated = self._is_gated(attention)
@@ -253,6 +265,7 @@ class Recorder:
                 return torch.cat([*(self._in_file_order(heads[name]) for name in "qk"), values["v"]], dim=1)
 
             products = {name: x @ module.weight.T for name, module in parts.items()}
+            products["k"] = products["k"] * getattr(attention, "key_multiplier", 1.0)
             sums = {} if attention.q_proj.bias is None else {name: products[name] + module.bias for name, module in parts.items()}
             if is_gated:
                 q_and_gate = [part["q"].reshape(len(x), -1, 2, attention.head_dim).unbind(2) for part in (products, sums) if part]
@@ -349,11 +362,15 @@ class Recorder:
         else:
             self._after(_first(mlp, "up_proj", "c_fc", "fc1", "dense_h_to_4h"), index, "ffn_up")
             if hasattr(mlp, "gate_proj"):
-                self._after(mlp.gate_proj, index, "ffn_gate")
+                factor_of_gate = getattr(mlp, "gate_multiplier", 1.0)
+                mlp.gate_proj.register_forward_hook(
+                    lambda _module, _args, given: self._put(index, "ffn_gate", factor_of_gate * _rows(given))
+                )
                 self._after(_first(mlp, "act_fn", "activation_fn"), index, "ffn_silu")
         down = _first(mlp, "down_proj", "c_proj", "fc2", "dense_4h_to_h")
         self._before(down, index, "ffn_swigl")
-        self._after(down, index, "ffn_out")
+        factor = getattr(mlp, "down_multiplier", 1.0)
+        down.register_forward_hook(lambda _module, _args, given: self._put(index, "ffn_out", factor * _rows(given)))
 
     def _record_scores(self, index: int, mlp: Any, router: Any, logits: torch.Tensor) -> None:
         self._put(index, "moe_router_logits", logits)

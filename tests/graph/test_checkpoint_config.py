@@ -833,6 +833,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "Qwen2.5-VL-7B-Instruct": ("qwen2vl", 128, 1e6, (0,) * 6, ""),
     "Qwen3-VL-8B-Instruct": ("qwen3vl", 128, 5e6, (0,) * 6, ""),
     "Phi-3.5-MoE-instruct": ("phimoe", 128, 1e4, (131072,) * 6, ""),
+    "Falcon-H1-0.5B-Base": ("falcon-h1", 64, 1e11, (0,) * 6, ""),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
@@ -859,6 +860,20 @@ def test_the_size_of_a_dense_network_that_a_mixture_has_not(name: str, tmp_path:
     wanted = graph_text(folder)
     change(folder, lambda config: config.pop("intermediate_size"))
     assert graph_text(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_factors_of_falcon_h1() -> None:
+    """They are in the weights, so that no head can have both the embedding's and its own; and no norm stands before the gate."""
+    config = golden_json("published_configs.json")["Falcon-H1-0.5B-Base"]
+    for changed, words in (
+        ({"tie_word_embeddings": True}, "tie_word_embeddings is true, and embedding_multiplier is not lm_head_multiplier"),
+        ({"mamba_rms_norm": True, "mamba_norm_before_gate": True}, "mamba_norm_before_gate is True; supported for falcon_h1 is false"),
+    ):
+        with pytest.raises(AprgraphError, match=words):
+            account_for_keys(open_family(ConfigMetadata(Path("config.json"), config | changed, {})), ())
+    tied = config | {"tie_word_embeddings": True, "lm_head_multiplier": config["embedding_multiplier"]}
+    assert open_family(ConfigMetadata(Path("config.json"), tied, {})).architecture == "falcon-h1"
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -165,6 +165,10 @@ LAYER: dict[str, list[str]] = {
 LAYER["gemma-embedding"] = LAYER["gemma3"]
 LAYER["gemma"] = LAYER["granite"]
 LAYER["phimoe"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual"]
+LAYER["falcon-h1"] = [
+    "attn_norm", "ssm_gate", "conv_in", "conv_out", "conv_silu", "ssm_step", "ssm_scan", "ssm_gated", "ssm_out", "qkv_matmul", *ATTENTION,
+    "post_attn_residual", *DENSE, "post_ffn_residual",
+]  # fmt: skip
 LAYER["exaone"] = LAYER["llama"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["qwen2vl"], LAYER["qwen3vl"], LAYER["qwen3vlmoe"] = LAYER["qwen2"], LAYER["qwen3"], LAYER["qwen3moe"]

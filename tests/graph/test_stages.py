@@ -10,7 +10,8 @@ from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, 
 ORDER = [
     "embedding", "embedding_norm", "altup_embedding", "altup_predict_norm", "altup_predict_router", "altup_predict_coefs", "altup_predicted",
     "altup_active", "attn_norm", "laurel_left", "laurel_right", "laurel_norm", "laurel_out", "conv_in", "delta_gate", "delta_beta", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "conv_silu",
-    "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "qkv_matmul",
+    "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "ssm_gated",
+    "ssm_out", "qkv_matmul",
     "attn_gate", "qkv_bias", "q_norm", "k_norm", "v_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
     "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "laurel_residual", "ffn_norm", "ffn_gate", "ffn_up",
     "ffn_gate_sparse", "ffn_silu", "ffn_swigl", "ffn_out",
@@ -23,7 +24,7 @@ ORDER = [
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 RECURRENT = {
     "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated",
-    "attn_gate", "attn_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm",
+    "attn_gate", "attn_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "ssm_gated", "ssm_out",
 }  # fmt: skip
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 POOLED = ["pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed"]

@@ -325,7 +325,7 @@ def test_metadata_that_contradict(key: str, value: tuple[int, bytes], code: str,
     ("attention.scale", (F32, 0.0), None, ""),
     ("attention.layer_norm_rms_epsilon", (F32, 0.5), "key-odd", "is 0.5, where models have values from 1e-08 to 0.001"),
     ("rope.scaling.factor", (F32, 0.0), None, ""),
-    ("rope.freq_base", (F32, 1.5), "key-odd", "is 1.5, where models have values from 1000 to 1e+10"),
+    ("rope.freq_base", (F32, 1.5), "key-odd", "is 1.5, where models have values from 1000 to 1e+12"),
     ("rope.freq_base", None, "key-absent", "is not in the file: 10000 was taken"),
 ])  # fmt: skip
 def test_keys(key: str, value: tuple[int, object] | None, code: str | None, words: str, tmp_path: Path) -> None:

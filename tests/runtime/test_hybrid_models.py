@@ -15,7 +15,9 @@ from aprgraph.runtime.trace.reader import Trace
 from tests.support.compiled import compiled
 from tests.support.golden import GoldenModel, golden_models, nmse
 
-MODELS = [golden for golden in golden_models() if golden.name.startswith(("qwen3next", "qwen35", "lfm2", "mamba2", "granitehybrid"))]
+MODELS = [
+    golden for golden in golden_models() if golden.name.startswith(("qwen3next", "qwen35", "lfm2", "mamba2", "granitehybrid", "falcon"))
+]
 #: How many tokens follow the prompt, of which the last is read by nothing.
 MORE = 3
 

@@ -67,15 +67,32 @@ def safetensors_of(name: str) -> bytes:
     header: dict[str, Any] = json.loads(raw_header)
     header.pop("__metadata__", None)
     weights = _Weights(gguf_of(name))
+    config = json.loads((CHECKPOINTS / name / "config.json").read_text())
     data = bytearray(max(entry["data_offsets"][1] for entry in header.values()))
     for own_name, entry in header.items():
         begin, end = entry["data_offsets"]
         values = weights.of(own_name)
+        if config["model_type"] == "falcon_h1":
+            values = _without_factors(config, own_name, values)
         if own_name.endswith("position_embeddings.weight"):  # those of no position are zeros here, and not in GGUF
             values = np.pad(values, ((entry["shape"][0] - len(values), 0), (0, 0)))
         values = values.astype(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
         data[begin:end] = np.ascontiguousarray(values).tobytes()
     return len(raw_header).to_bytes(8, "little") + raw_header + bytes(data)
+
+
+def _without_factors(config: Mapping[str, Any], own_name: str, values: Values) -> Values:
+    """A tensor of Falcon-H1 divided by what conversion multiplied it by, powers of two."""
+    inner, keys = config["mamba_d_ssm"], config["mamba_n_groups"] * config["mamba_d_state"]
+    rows = np.repeat(np.array(config["ssm_multipliers"], np.float32), [inner, inner, keys, keys, config["mamba_n_heads"]])
+    of_input = config["attention_in_multiplier"]
+    factors = {
+        "q_proj": of_input, "k_proj": of_input * config["key_multiplier"], "v_proj": of_input, "o_proj": config["attention_out_multiplier"],
+        "gate_proj": config["mlp_multipliers"][0], "down_proj": config["mlp_multipliers"][1], "out_proj": config["ssm_out_multiplier"],
+        "in_proj": config["ssm_in_multiplier"] * rows[:, None], "embed_tokens": config["embedding_multiplier"],
+        "lm_head": config["lm_head_multiplier"],
+    }  # fmt: skip
+    return values / np.float32(factors.get(own_name.split(".")[-2], 1.0))
 
 
 def float_tensors(arrays: Mapping[str, Values]) -> bytes:

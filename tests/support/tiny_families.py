@@ -114,6 +114,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
             "embedding_scale": 6.0, "residual_scale": 0.25, "attention.scale": 0.125, "logit_scale": 4.0, "rope.scaling.finetuned": False,
         },
     ),
+    "falcon-h1": TinyFamily(optional=("conv_out.bias",), rope_base=1e11),
     "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,

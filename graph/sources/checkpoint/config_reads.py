@@ -46,7 +46,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "llama", "mistral", "mixtral", *_QWEN, *_DELTA, "phi3", "olmo2", "olmo3", "granite", "glm4", "glm4_moe", "gpt_oss", "ministral3",
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
-        "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone", "phimoe",
+        "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone", "phimoe", "falcon_h1",
         *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2",),
@@ -84,6 +84,7 @@ _HEAD_DIM_MAY_BE_NULL: tuple[str, ...] = (
     "starcoder2",
     "gpt2",
     "exaone",
+    "falcon_h1",
     "seed_oss",
     *_BERT,
     "modernbert",
@@ -95,7 +96,7 @@ _NEEDED_BY: Mapping[str, tuple[str, ...]] = {"decoder_sparse_step": ("qwen2_moe"
 #: Fields that are true or false, and that transformers refuses to be anything else.
 _FLAGS: tuple[str, ...] = (
     "tie_word_embeddings", "tie_embedding", "attention_bias", "attention_out_bias", "mlp_bias", "qkv_bias", "use_bias", "use_qkv_bias",
-    "lm_head_bias",
+    "lm_head_bias", "projectors_bias", "mamba_rms_norm",
     "conv_bias", "use_conv_bias", "use_expert_bias", "mamba_conv_bias", "mamba_proj_bias", "use_sliding_window", "use_qk_norm",
     "scale_attn_weights", "attn_temperature_tuning", "use_bidirectional_attention",
 )  # fmt: skip
@@ -117,6 +118,7 @@ _ONLY: Mapping[str, Mapping[str, object]] = {
     "apertus": {"hidden_act": "xielu"},
     "phi": {"qk_layernorm": False},
     **{kind: {"time_step_limit": [0.0, math.inf]} for kind in ("mamba2", "granitemoehybrid")},
+    "falcon_h1": {"time_step_limit": [0.0, math.inf], "mamba_norm_before_gate": False},
     **{kind: {"is_decoder": False, "add_cross_attention": False} for kind in _BERT},
     # What the code that came with Nomic Embed could be told, and the class does not.
     "nomic_bert": {"prenorm": False, "causal": False, "parallel_block": False, "rotary_emb_interleaved": False, "moe_every_n_layers": 0},

@@ -7,7 +7,7 @@ import numpy as np
 from aprgraph.graph.ops import Array, traits_of
 from aprgraph.graph.ops.delta_rule import key_heads_of
 from tests.zoo.faults.patches import left_out, reading
-from tests.zoo.faults.places import each_layer, either
+from tests.zoo.faults.places import each_layer, either, having
 from tests.zoo.planting import Call, Fault, Patch
 from tests.zoo.subjects import Subject
 
@@ -77,6 +77,10 @@ def _has_groups(subject: Subject, layer: int) -> bool:
 
 def _normalises_groups(subject: Subject, layer: int) -> bool:
     return subject.graph[f"layer{layer}.ssm_norm"].attr_int("groups") > 1
+
+
+def _has_no_norm(subject: Subject, layer: int) -> bool:
+    return f"layer{layer}.ssm_norm" not in subject.graph
 
 
 def _has_conv_bias(subject: Subject, layer: int) -> bool:
@@ -232,8 +236,11 @@ FAULTS = (
     Fault(
         "gate of the state space missing",
         "graph",
-        "What a state space gives is normalised without its gate.",
-        each_layer({"ssm_gated": left_out}, "ssm_norm"),
+        "What a state space gives goes on without its gate.",
+        either(
+            each_layer({"ssm_gated": left_out}, "ssm_norm", when=having("ssm_norm")),
+            each_layer({"ssm_gated": left_out}, "ssm_gated", when=_has_no_norm),
+        ),
     ),
     Fault(
         "norm over all groups",

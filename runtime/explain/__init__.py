@@ -5,6 +5,7 @@ A rule (``any_op.py``, and the files named after what they are of) offers altern
 """
 
 from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
+    activation_formats,
     any_op,
     any_value,
     attention,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -68,6 +68,34 @@ def half_precision(site: Site) -> Iterator[Alternative]:
         if is_rounded and near.all() and overflowed and (beyond.any() or np.any(recorded != due)):
             words = f"{site.called} overflows {name}" if beyond.any() else f"{site.called} is rounded to {name}"
             yield Alternative("half-precision", words, lambda _: recorded, GENERAL)
+
+
+@explains("attn_scores", "attn_softmax", "attn_mix", "linear", "rms_norm", "mul", "silu", "gelu")
+def half_between(site: Site) -> Iterator[Alternative]:
+    """It was not recorded, and goes on rounded to a half precision."""
+    if site.recorded is not None:
+        return
+    for name, rounded in FORMATS:
+        yield Alternative("half-precision", f"{site.called} is rounded to {name}", partial(_rounded_value, site, rounded), GENERAL)
+
+
+def _rounded_value(site: Site, rounded: Callable[[Array], Array], operands: Sequence[Array]) -> Array:
+    return rounded(site.compute(operands))
+
+
+@explains("attn_softmax")
+def half_softmax(site: Site) -> Iterator[Alternative]:
+    """The softmax reads scores in a half precision, and gives one, or what it gives alone is one."""
+    for name, rounded in FORMATS:
+        change = Changed(site, {0: rounded}, {})
+        if site.fits(change(site.operands)):
+            yield Alternative(f"softmax-{name}", f"the softmax reads scores that are rounded to {name}", change, GENERAL)
+
+        def both(operands: Sequence[Array], rounded: Callable[[Array], Array] = rounded) -> Array:
+            return rounded(site.compute([rounded(operands[0]), *operands[1:]]))
+
+        if site.fits(both(site.operands)):
+            yield Alternative(f"softmax-{name}", f"the softmax is taken in {name}: scores and weights are rounded", both, GENERAL)
 
 
 @explains("attn_scores", "attn_mix", "attention")

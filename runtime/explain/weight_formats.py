@@ -57,11 +57,11 @@ def _kept(words: str, rounded: _Rounded, largest: Mapping[int, float], product: 
 
 def _formats() -> Iterator[tuple[str, str, _Rounded, bool]]:
     """The name of a mistake, words, what rounds to the format, and whether its scale is of the whole weight."""
-    yield "int8", "int8 with a scale for each row", lambda rows, _: _scaled(rows, _INT8, _of_rows(rows), np.rint), False
-    yield "int8", "int8 with one scale", lambda rows, most: _scaled(rows, _INT8, most, np.rint), True
-    yield "fp8", "FP8 (E4M3) with a scale for each row", lambda rows, _: _in_fp8(rows, _of_rows(rows)), False
-    yield "fp8", "FP8 (E4M3) with one scale", _in_fp8, True
-    yield "fp8", "FP8 (E4M3) without a scale", lambda rows, _: _in_fp8(rows, None), False
+    yield "int8", "int8 with a scale for each row", lambda rows, _: in_int8(rows, _of_rows(rows)), False
+    yield "int8", "int8 with one scale", in_int8, True
+    yield "fp8", "FP8 (E4M3) with a scale for each row", lambda rows, _: in_fp8(rows, _of_rows(rows)), False
+    yield "fp8", "FP8 (E4M3) with one scale", in_fp8, True
+    yield "fp8", "FP8 (E4M3) without a scale", lambda rows, _: in_fp8(rows, None), False
     yield "nf4", f"NF4 with a scale for every {_NF4_BLOCK} elements", _in_nf4, False
     for name in _BLOCK_FORMATS:
         yield name.lower(), name, partial(_in_blocks, name), False
@@ -77,7 +77,13 @@ def _scaled(rows: Array, most: float, largest: Array | float, rounded: Callable[
     return np.asarray(rounded(rows / scale) * scale)
 
 
-def _in_fp8(rows: Array, largest: Array | float | None) -> Array:
+def in_int8(rows: Array, largest: Array | float) -> Array:
+    """Rounded to int8, by the scale of the ``largest`` numbers."""
+    return _scaled(rows, _INT8, largest, np.rint)
+
+
+def in_fp8(rows: Array, largest: Array | float | None) -> Array:
+    """Rounded to FP8, E4M3, by the scale of the ``largest`` numbers, or without one."""
     import ml_dtypes  # noqa: PLC0415 -- few audits come here
 
     kind = ml_dtypes.float8_e4m3fn

@@ -1,0 +1,77 @@
+"""Scales that were set beforehand, as calibration does: found by what rounding with each of many leaves of an error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from aprgraph.graph.ops import Array
+from aprgraph.runtime.explain.site import LEFT
+
+#: Scales that are tried: by how much they may be off the one of the largest number, and how far apart they are at first.
+_RANGE, _STEP = 8.0, 0.005
+#: Then the best few of them are looked at more closely, so often, by so many within a step on either side.
+_BEST, _ROUNDS, _CLOSER = 4, 4, 12
+
+
+@dataclass(frozen=True)
+class StaticFormat:
+    """A format with one scale: its largest number and its least, and what rounds to its numbers."""
+
+    name: str
+    words: str
+    most: float
+    least: float
+    grid: Callable[[Array], Array]
+
+    def codes(self, x: Array, scale: float) -> Array:
+        """What ``x`` is held as, cut off beyond the largest number."""
+        return self.grid(np.clip(x / scale, self.least, self.most))
+
+    def rounded(self, x: Array, *, scale: float) -> Array:
+        """``x`` in the format."""
+        return np.asarray(self.codes(x, scale) * scale)
+
+
+def _to_fp8(x: Array) -> Array:
+    import ml_dtypes  # noqa: PLC0415 -- few audits come here
+
+    return np.asarray(x.astype(np.float32).astype(ml_dtypes.float8_e4m3fn).astype(np.float64))
+
+
+#: Some engines leave the least number of int8 out, which shows where it is cut off.
+STATIC = (
+    StaticFormat("int8", "int8", 127.0, -128.0, np.rint),
+    StaticFormat("int8", "int8", 127.0, -127.0, np.rint),
+    StaticFormat("fp8", "FP8 (E4M3)", 448.0, -448.0, _to_fp8),
+)
+
+
+def find_scale(one: StaticFormat, x: Array, image: Callable[[Array], Array], wanted: Array, energy: float) -> float | None:
+    """The scale with which ``x``, so rounded, gives what is ``wanted``; None if it leaves more than a part of ``energy``.
+
+    ``image`` is what is made of ``x``, and linear in it: so the scale that fits best to the codes of another is known.
+    """
+    largest = float(np.abs(x).max())
+    if largest == 0 or energy == 0:
+        return None
+
+    def tried(scales: Array) -> list[tuple[float, float]]:
+        found = []
+        for scale in scales.tolist():
+            codes = image(one.codes(x, scale))
+            squares = float(np.vdot(codes, codes))
+            best = float(np.vdot(codes, wanted)) / squares if squares else scale
+            found.append((float(np.square(codes * best - wanted).sum()), best))
+        return sorted(found)
+
+    best = tried(largest / one.most * np.exp(np.arange(-np.log(_RANGE), np.log(_RANGE), _STEP)))[:_BEST]
+    width = _STEP
+    for _ in range(_ROUNDS):
+        near = [scale * (1 + width * np.linspace(-1, 1, 2 * _CLOSER + 1)) for _, scale in best]
+        best = tried(np.concatenate([np.array([scale for _, scale in best]), *near]))[:_BEST]
+        width /= _CLOSER / 2
+    error, scale = tried(np.array([scale for _, scale in best]))[0]
+    return scale if scale > 0 and error <= LEFT * energy else None

@@ -49,7 +49,7 @@ def judge_tokenizer(metadata: Metadata, rows: int | None) -> Iterator[Finding]:
         parts.append((CHARACTER_MAP_KEY, lambda: read_character_map(metadata)))
     # What takes several parts comes last: it may be wrong where they are right.
     seen: set[str] = set()
-    for name, read in (*parts, (TOKENS_KEY, lambda: read_vocabulary(metadata)), (MODEL_KEY, lambda: load_tokenizer(metadata))):
+    for name, read in (*parts, (TOKENS_KEY, lambda: read_vocabulary(metadata)), (MODEL_KEY, lambda: load_tokenizer(metadata).encode("a"))):
         try:
             read()
         except AprgraphError as error:  # noqa: PERF203 -- one part that is wrong must not hide the others

@@ -33,7 +33,7 @@ def load_tokenizer(metadata: Metadata) -> Tokenizer:
     """The tokenizer that the metadata describes; it is made once for as long as the metadata is held.
 
     Raises UnsupportedModelError for an unknown tokenizer model or pre-tokenizer, and ModelError for a vocabulary that is
-    incomplete or contradicts itself.
+    incomplete or contradicts itself. Merges are read when a text is encoded.
     """
     if metadata in _LOADED:
         return _LOADED[metadata]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from typing import Any
 
 from aprgraph.graph.arguments import TOKENS
 from aprgraph.graph.errors import ModelError, shown
@@ -33,28 +34,40 @@ class BytePairEncoder:
     frame: tuple[int, int] | None = None
 
     def __init__(self, metadata: Metadata, vocabulary: Vocabulary) -> None:
-        """Raises ModelError for merges that are missing or do not fit, UnsupportedModelError for an unknown pre-tokenizer."""
+        """Raises ModelError where merges are missing, UnsupportedModelError for an unknown pre-tokenizer."""
+        self._pre_tokenizer = read_pre_tokenizer(metadata)
+        self.adds_bos = self._pre_tokenizer.adds_bos
+        self._metadata, self._vocabulary = metadata, vocabulary
+        if MERGES_KEY not in metadata:
+            raise ModelError(
+                f"{metadata.path}: metadata key {MERGES_KEY!r} is missing: nothing says how words become tokens; give the prompt as token "
+                "ids with ",
+                TOKENS,
+            )
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        """What merges, for which all merges are read: what turns tokens into text alone does without."""
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers  # noqa: PLC0415 -- not needed to run token ids
 
-        pre_tokenizer = read_pre_tokenizer(metadata)
-        self.adds_bos = pre_tokenizer.adds_bos
-        self._vocabulary = vocabulary
+        metadata, vocabulary = self._metadata, self._vocabulary
         merges = _read_merges(metadata)
         # A byte without a token must still keep its neighbours from merging; ids past the vocabulary are dropped again.
         missing = [letter for letter in byte_letters() if letter not in vocabulary.ids]
         ids = vocabulary.ids | {letter: len(vocabulary) + index for index, letter in enumerate(missing)}
         try:
-            model = models.BPE(vocab=ids, merges=merges, ignore_merges=pre_tokenizer.ignores_merges)
+            model = models.BPE(vocab=ids, merges=merges, ignore_merges=self._pre_tokenizer.ignores_merges)
         except Exception as error:  # noqa: BLE001 -- the library raises nothing narrower
             reason = shown(str(error))
             raise ModelError(f"{metadata.path}: {MERGES_KEY} does not fit the vocabulary: {reason}; convert the model again") from None
-        self._tokenizer = Tokenizer(model)
-        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in pre_tokenizer.patterns]
+        tokenizer = Tokenizer(model)
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in self._pre_tokenizer.patterns]
         letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, letters])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, letters])
+        return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text without special tokens."""
+        """Token ids of a text without special tokens. Raises ModelError for merges that do not fit the vocabulary."""
         count = len(self._vocabulary)
         return [token for token in self._tokenizer.encode(text, add_special_tokens=False).ids if token < count]
 
@@ -66,12 +79,6 @@ class BytePairEncoder:
 
 
 def _read_merges(metadata: Metadata) -> list[tuple[str, str]]:
-    if MERGES_KEY not in metadata:
-        raise ModelError(
-            f"{metadata.path}: metadata key {MERGES_KEY!r} is missing: nothing says how words become tokens; give the prompt as token ids "
-            "with ",
-            TOKENS,
-        )
     texts = read_texts(metadata, MERGES_KEY)
     pairs = [tuple(text.split(" ")) for text in texts]
     for rank, pair in enumerate(pairs):

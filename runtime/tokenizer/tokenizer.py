@@ -29,7 +29,7 @@ class Encoder(Protocol):
     frame: tuple[int, int] | None
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text between special tokens."""
+        """Token ids of a text between special tokens. Raises ModelError for what is read no sooner, and is wrong."""
 
     def piece(self, token: int) -> bytes:
         """What a token that is not special stands for: UTF-8, possibly not whole characters."""
@@ -61,7 +61,7 @@ class Tokenizer:
         and ``affixes`` is set.
 
         Bytes that the vocabulary has no token for are left out, as llama.cpp does. Raises TokenError for text that is
-        not valid Unicode.
+        not valid Unicode, and ModelError for merges that do not fit the vocabulary.
         """
         try:
             text.encode("utf-8")

@@ -193,8 +193,14 @@ _TEXTS = [text.encode() for text in [*byte_letters(), "he", "ll", "hell", "<s>",
 ])  # fmt: skip
 def test_a_broken_vocabulary_is_a_model_error(change: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message) as error:
-        load_tokenizer(byte_pair(**change))
+        load_tokenizer(byte_pair(**change)).encode("hell")
     assert "\n" not in str(error.value)
+
+
+def test_what_turns_tokens_into_text_reads_no_merges() -> None:
+    """Reading them takes as long as all the rest: a verdict shows a prompt that it does not encode."""
+    ids = load_tokenizer(byte_pair()).encode("hell")
+    assert load_tokenizer(byte_pair(merges=Values([b"h e l"]))).decode(ids) == "hell"
 
 
 def test_a_vocabulary_without_rows_for_all_its_tokens_is_an_error() -> None:

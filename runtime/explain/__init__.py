@@ -32,6 +32,7 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     root_of_norms,
     rope,
     rope_parts,
+    rope_scaling,
     scaled_weights,
     streams,
     turned_positions,

@@ -19,7 +19,8 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.element_vectors import has_tables, look_up_row
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
-from aprgraph.codegen.kernels.cpu.weights import Weight, alike, half_table
+from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.kernels.cpu.weights_alike import alike
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, build_function, i64, registers, scratch
 
 #: Gives the elements of a row of x, by its index, from a column on, by lane.

@@ -26,7 +26,8 @@ from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.integer_dot import FOUR, IntegerDot, Scaled, Word, integer_dot
 from aprgraph.codegen.kernels.cpu.quantised_rows import QuantisedRows
 from aprgraph.codegen.kernels.cpu.vectors import hold, load_vector, store_vector, total
-from aprgraph.codegen.kernels.cpu.weights import Weight, alike, half_table
+from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.kernels.cpu.weights_alike import alike
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, registers
 
 #: Takes a position, a row of the weight and the output there.

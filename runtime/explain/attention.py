@@ -110,10 +110,10 @@ def _opens_hidden(site: Site, mask: Array) -> bool:
 
     Or all that it shows has one and the same score: then it is no score, but what stands for a mask (attention_weights.py).
     """
-    if site.node.op == "attn_scores":
+    if site.node.op == "attn_scores" or site.around.value(site.operand_names[0]) is None:
         return False
     held = site.operands[0]
-    if site.node.op == "attn_softmax" and mask.all() and site.around.value(site.operand_names[0]) is not None:
+    if site.node.op == "attn_softmax" and mask.all():
         masked = held[:, ~mask_of(*lengths(site, site.operands), site.node.attrs)]
         if masked.size > 1 and (masked == masked.flat[0]).all():
             return True
@@ -128,7 +128,10 @@ def _masks(site: Site) -> Iterator[tuple[Alternative, Array]]:
     window, shown = integer(attrs, "window"), _READERS.get(site.node.op, ())
 
     def other(name: str, words: str, **changed: bool | int) -> tuple[Alternative, Array]:
-        return Alternative(name, words, with_attrs(site, **changed), shows_in=shown), mask_of(n, t, {**attrs, **changed})
+        # Of windows there are several, each of which is one mistake of scores, softmax and mixing.
+        together = (words,) if name == "window" else ()
+        one = Alternative(name, words, with_attrs(site, **changed), shows_in=shown, together=together)
+        return one, mask_of(n, t, {**attrs, **changed})
 
     for size in dict.fromkeys(_windows(site)):
         words = f"its window is of {size} positions" + (f" in place of {window}" if window else "") if size else "it has no window"

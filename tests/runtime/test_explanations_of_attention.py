@@ -10,6 +10,7 @@ import pytest
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 
+from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.attention import mask_of
 from aprgraph.graph.tap_plan import parse_plan
@@ -225,3 +226,17 @@ def test_noise_of_attention_is_none_of_these(stage: str) -> None:
     noise = np.random.default_rng(7)
     plant = {LAYER + stage: then(lambda value: np.where(value != 0, value * (1 - 0.1 * noise.random(value.shape)), 0))}
     assert explanations("llama", plant) == {f"layer 1 {stage}": []}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-5")
+@pytest.mark.parametrize("by", [1, -1, None])
+def test_a_window_by_what_comes_of_attention_alone(by: int | None) -> None:
+    """Scores, softmax and mixing have it, none of which was recorded: a window is one mistake of all three."""
+    graph = build_graph(subject("gemma2").model)
+    own = next(node.attr_int("window") for node in graph if node.op == "attn_softmax" and node.attr_int("window"))
+    layer = next(node.layer for node in graph if node.op == "attn_softmax" and node.attr_int("window"))
+    size = 0 if by is None else own + by
+    stages = ("attn_scores", "attn_softmax", "attention")
+    found = explanations("gemma2", {f"layer{layer}.{stage}": with_attrs(window=size) for stage in stages}, "attn_norm,attn_out")
+    words = "it has no window" if by is None else f"its window is of {size} positions in place of {own}"
+    assert found == {f"layer {layer} attn_out": [words]}

@@ -8,9 +8,10 @@ accumulators to the totals at the end of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from tvm.tirx.script import builder as T
@@ -51,6 +52,32 @@ _PADDING = 4
 X = Callable[[Expr, Expr], Expr]
 #: Stores the value of an index and a weight row.
 Store = Callable[[Expr, Expr, Expr], None]
+
+
+@dataclass(frozen=True)
+class FewRoom:
+    """Shared memory of a block of the kernel for few positions: decoded weights, and sums of ``together`` positions."""
+
+    decoded: Buffer
+    sums: Buffer
+
+    @staticmethod
+    def of(together: int = _TOGETHER) -> FewRoom:
+        """New shared memory, which weights that one launch is for may share."""
+        return FewRoom(shared(WARP, RUN + _PADDING), shared(together, WARP))
+
+
+@dataclass(frozen=True)
+class ManyRoom:
+    """Shared memory of a block of the kernel for many positions: a tile of x and a tile of weights, column by column."""
+
+    xs: Buffer
+    ws: Buffer
+
+    @staticmethod
+    def new() -> ManyRoom:
+        """New shared memory, which weights that one launch is for may share."""
+        return ManyRoom(shared(RUN, TILE_POSITIONS + _PADDING), shared(RUN, TILE_ROWS + _PADDING))
 
 
 @dataclass(frozen=True)
@@ -103,12 +130,14 @@ class Product:
                     for j, value in enumerate(self.weight.quad(place.row, place.block, number * RUN, place.quad, place.expert)):
                         store(k, j, value)
 
-    def few(self, block: Expr, thread: Expr, count: Expr | int, x: X, store: Store, expert: Expr | None = None) -> None:
-        """The body of the kernel for few positions: rows ``few_rows`` · block …, indices 0 .. ``count`` - 1."""
+    def few(
+        self, block: Expr, thread: Expr, count: Expr | int, x: X, store: Store, expert: Expr | None = None, room: FewRoom | None = None
+    ) -> None:
+        """The body of the kernel for few positions: rows ``few_rows`` · block …, indices 0 .. ``count`` - 1. In ``room``, or in its own."""
         weight, parts = self.weight, self.parts
         together = 1 if count == 1 else _TOGETHER
-        decoded = shared(WARP, RUN + _PADDING)
-        partial_sums = shared(together, WARP)
+        room = room or FewRoom.of(together)
+        decoded, partial_sums = room.decoded, room.sums
         sums, w, a, total = registers(together), registers(QUAD), registers(QUAD), registers(1)
         first_row = block * self.few_rows
 
@@ -169,10 +198,24 @@ class Product:
                     where(first + i < count, fold, always=together == 1)
             sync_block()
 
-    def many(self, tile: Expr, thread: Expr, first: Expr, count: Expr, x: X, store: Store, expert: Expr | None = None) -> None:
-        """The kernel for many: rows TILE_ROWS · tile …, TILE_POSITIONS indices from ``first``, below ``count``."""
+    def many(
+        self,
+        tile: Expr,
+        thread: Expr,
+        first: Expr,
+        count: Expr,
+        x: X,
+        store: Store,
+        expert: Expr | None = None,
+        room: ManyRoom | None = None,
+    ) -> None:
+        """The kernel for many: rows TILE_ROWS · tile …, TILE_POSITIONS indices from ``first``, below ``count``.
+
+        In ``room``, or in shared memory of its own.
+        """
         weight, emitter = self.weight, self.emitter
-        xs, ws = shared(RUN, TILE_POSITIONS + _PADDING), shared(RUN, TILE_ROWS + _PADDING)
+        room = room or ManyRoom.new()
+        xs, ws = room.xs, room.ws
         sums, totals = registers(_POSITIONS * _ROWS), registers(_POSITIONS * _ROWS)
         a, w, loaded = registers(_POSITIONS), registers(_ROWS), registers(QUAD)
         across = TILE_ROWS // _ROWS
@@ -258,22 +301,48 @@ def linear(request: KernelRequest) -> Any:
         x = parameters.buffer("x", ("n", columns), "float32")
         weights = [Weight(emitter, parameters, f"w{index}", kind) for index, kind in enumerate(weight_types)]
         out = parameters.buffer("out", ("n", sum(weight.rows for weight in weights)), "float32")
-        start = 0
         for weight in weights:
             weight.open()
-        for weight in weights:
-            product = Product(emitter, weight)
-            store = partial(_store_at, out, start)
-            with T.If(n <= FEW):
-                with T.Then(), launch(i64(product.few_blocks), WARP) as (block, thread):
-                    product.few(block, thread, n, lambda index, column: x[index, column], store)
-                with T.Else(), launch(ceil_div(n, TILE_POSITIONS) * product.row_tiles, TILE_THREADS) as (block, thread):
-                    tile, first = T.floormod(block, i64(product.row_tiles)), T.floordiv(block, i64(product.row_tiles))
-                    product.many(tile, thread, first * TILE_POSITIONS, n, lambda index, column: x[index, column], store)
-            start += weight.rows
+        products = [Product(emitter, weight) for weight in weights]
+        stores = [partial(_store_at, out, start) for start in accumulate([0, *(weight.rows for weight in weights[:-1])])]
+
+        def row_of_x(index: Expr, column: Expr) -> Expr:
+            return x[index, column]
+
+        with T.If(n <= FEW):
+            with T.Then(), launch(i64(sum(product.few_blocks for product in products)), WARP) as (block, thread):
+                few_room = FewRoom.of()
+
+                def few(number: int, block: Expr) -> None:
+                    products[number].few(block, thread, n, row_of_x, stores[number], room=few_room)
+
+                _one_of([product.few_blocks for product in products], block, few)
+            row_tiles = sum(product.row_tiles for product in products)
+            with T.Else(), launch(ceil_div(n, TILE_POSITIONS) * row_tiles, TILE_THREADS) as (block, thread):
+                many_room = ManyRoom.new()
+                first = T.floordiv(block, i64(row_tiles)) * TILE_POSITIONS
+
+                def many(number: int, tile: Expr) -> None:
+                    products[number].many(tile, thread, first, n, row_of_x, stores[number], room=many_room)
+
+                _one_of([product.row_tiles for product in products], T.floormod(block, i64(row_tiles)), many)
 
     return build_function(request.symbol, emit)
 
 
 def _store_at(out: Buffer, start: int, index: Expr, row: Expr, value: Expr) -> None:
     assign(out, value, [index, row + start])
+
+
+def _one_of(counts: Sequence[int], index: Expr, body: Callable[[int, Expr], None], number: int = 0) -> None:
+    """Emit ``body`` for each of several things of which one after the other has so many indices: it is given its number, and the index
+    within it. One launch for all of them computes them side by side.
+    """
+    if number == len(counts) - 1:
+        body(number, index)
+        return
+    with T.If(index < counts[number]):
+        with T.Then():
+            body(number, index)
+        with T.Else():
+            _one_of(counts, index - counts[number], body, number + 1)

@@ -72,6 +72,8 @@ _OFF: tuple[object, ...] = (0, False)
 _FREE_ROUTERS = ("glm4moe", "deepseek2", "dots1")
 _NOT_READ = "llama.cpp does not read it in this family"
 
+#: Families without RoPE, whose files may say how much of a head it turns.
+_WITHOUT_ROPE = ("gpt2", "bert", "nemotron_h")
 _READ = (
     ModelKey("block_count", "the number of layers"),
     ModelKey("nextn_predict_layers", "how many blocks behind the last layer predict later tokens"),
@@ -158,10 +160,10 @@ _READ = (
         has_default=True, unapplied="every layer attends to all positions, as in llama.cpp", llama_cpp="llama.cpp applies no window",
         llama_cpp_in=("phi3", "phimoe"),
     ),
-    ModelKey("rope.dimension_count", "how much of a head RoPE turns", (*_ANGLES, "rope"), has_default=True, harmless_in=("gpt2", "bert")),
+    ModelKey("rope.dimension_count", "how much of a head RoPE turns", (*_ANGLES, "rope"), has_default=True, harmless_in=_WITHOUT_ROPE),
     ModelKey("rope.dimension_count_swa", "how much of a head RoPE turns in layers with a sliding window", (*_ANGLES, "rope"),
              matters=differs_in_window("rope.dimension_count")),
-    ModelKey("rope.freq_base", "the base of RoPE", _ANGLES, has_default=True, harmless_in=("gpt2", "bert")),
+    ModelKey("rope.freq_base", "the base of RoPE", _ANGLES, has_default=True, harmless_in=_WITHOUT_ROPE),
     ModelKey("rope.global.freq_base", "the base of RoPE (Ollama's name)", _ANGLES, matters=without("rope.freq_base"),
              llama_cpp="llama.cpp knows rope.freq_base alone, and takes 10000 without it"),
     ModelKey("rope.freq_base_swa", "the base of RoPE in layers with a sliding window", _ANGLES, matters=with_window, has_default=True),

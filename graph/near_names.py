@@ -13,10 +13,16 @@ _ALIKE = 0.78
 _NAMED = 3
 
 
+def near_name(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that is nearly ``name``; None if none is."""
+    near = difflib.get_close_matches(name.strip(), list(known), n=1, cutoff=_ALIKE)
+    return near[0] if near and near[0] != name else None
+
+
 def did_you_mean_one_of(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'prune'?)``, for an error about an unknown name; empty if none of ``known`` is near."""
-    near = difflib.get_close_matches(name.strip(), list(known), n=1, cutoff=_ALIKE)
-    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""
+    near = near_name(name, known)
+    return f" (did you mean {near!r}?)" if near else ""
 
 
 def did_you_mean_path(path: Path) -> str:

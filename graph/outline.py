@@ -137,4 +137,5 @@ def small_outline(kind: type[Family], **others: object) -> Outline:
         assert isinstance(layers, int)
         flags: list[int | float | bool] = [layer % 2 == 0 for layer in range(layers)]
         numbers[RecurrentLayers.key] = ListValue(flags)
-    return outline(kind, {**numbers, **others}, vocabulary=288)
+    numbers |= others
+    return outline(kind, {**numbers, **kind.small_numbers(numbers), **others}, vocabulary=288)

@@ -254,7 +254,7 @@ def _is_decoder(part: Any, family: type[Family]) -> bool:
     """Whether a module has what a decoder of the family has in itself: all that is in no layer, and the layers."""
     names = (family.hf_name("embedding"), family.hf_layers)
     embedding = family.hf_name("position_embedding")
-    positions = [*([family.hf_rope] if "rope" in family.readings() else []), *([embedding] if embedding else [])]
+    positions = [*([family.hf_rope] if family.hf_rope and "rope" in family.readings() else []), *([embedding] if embedding else [])]
     return all(_has(part, str(name)) for name in names) and (not positions or any(_has(part, name) for name in positions))
 
 

@@ -62,7 +62,7 @@ class Family:
     #: What transformers calls the decoder in the whole model, and the layers in the decoder.
     hf_root: ClassVar[str] = "model"
     hf_layers: ClassVar[str] = "layers"
-    #: What it calls the module of RoPE's angles in the decoder.
+    #: What it calls the module of RoPE's angles in the decoder; "" where it has none.
     hf_rope: ClassVar[str] = "rotary_emb"
     #: Stages that transformers computes outside of a layer and gives it: to the names of the layer's arguments.
     hf_layer_inputs: ClassVar[Mapping[str, str]] = {}
@@ -169,6 +169,11 @@ class Family:
     def named(self, name: str) -> str:
         """What the model's own file calls that number: the key in a GGUF file, the field in config.json."""
         return self.metadata.own_name(self.key(name))
+
+    @classmethod
+    def small_numbers(cls, numbers: Mapping[str, Any]) -> Mapping[str, object]:  # noqa: ARG003 -- those of other families
+        """What tells the layers of a small model of these ``numbers`` apart, by key without the architecture."""
+        return {}
 
     @classmethod
     def readings(cls) -> dict[str, Reading[Any]]:

@@ -11,13 +11,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar, get_args
 
-from aprgraph.graph.arguments import FAMILY
+from aprgraph.graph.arguments import FAMILY, MODELS
 from aprgraph.graph.errors import AprgraphError, UnsupportedModelError, shown
 from aprgraph.graph.families.base import Family, Order
 from aprgraph.graph.families.misspelt import check_attributes
 from aprgraph.graph.families.own_code import line_in, own_code, where_is
 from aprgraph.graph.input_file import read_input
 from aprgraph.graph.metadata import Metadata
+from aprgraph.graph.near_names import near_name
 from aprgraph.graph.stages import HIDDEN, STAGE_BY_NAME, Stage, add_stage
 
 _F = TypeVar("_F", bound=type[Family])
@@ -237,13 +238,23 @@ def find_family_of_kind(kind: object) -> type[Family] | None:
     return next((family for family in FAMILIES.values() if kind and vars(family).get("hf_kind") == kind), None)
 
 
+def _nearest(architecture: str) -> str | None:
+    """The architecture that one which is not known is named after, or nearly called; None for none."""
+    begun = [name for name in FAMILIES if architecture.startswith(name)]
+    return max(begun, key=len) if begun else near_name(architecture, FAMILIES)
+
+
 def find_family(metadata: Metadata) -> type[Family]:
-    """The family of a model. Raises UnsupportedModelError that lists those there are."""
+    """The family of a model. Raises UnsupportedModelError that names the nearest."""
     architecture = metadata.text("general.architecture")
     if not is_known(architecture):
+        near = _nearest(architecture)
+        relative = f"by its name nearest is {near}, which may compute otherwise; " if near else ""
         raise UnsupportedModelError(
-            f"{metadata.path}: general.architecture is {shown(architecture)}; supported: {', '.join(sorted(FAMILIES))}; others can be "
-            "brought as a family of your own (docs/families.md): ",
+            f"{metadata.path}: general.architecture is {shown(architecture)}, a family that aprgraph does not have; {relative}`",
+            MODELS,
+            "` lists the families that it has; another can be brought as a family of your own, derived from one of them "
+            "(docs/families.md): ",
             FAMILY,
         )
     return FAMILIES[architecture]

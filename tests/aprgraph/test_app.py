@@ -210,7 +210,7 @@ def test_a_model_that_is_damaged(
     ("llama.block_count=int:0", "'llama.block_count' is 0, expected a number from 1"),
     ("llama.block_count=int:1", "has no place in a 'llama' model of 1 layers"),
     ("llama.block_count=str:two", "'llama.block_count' is 'two', expected a whole number"),
-    ("general.architecture=str:gpt9", "general.architecture is 'gpt9'; supported: "),
+    ("general.architecture=str:gpt9", "general.architecture is 'gpt9', a family that aprgraph does not have; `"),
 ])  # fmt: skip
 @pytest.mark.parametrize("command", ["compile", "run", "graph", "stages"])
 def test_overrides_that_are_refused(

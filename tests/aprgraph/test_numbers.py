@@ -61,6 +61,7 @@ LLAMA_CPP_TOLERANCES = {
             "exaone-f32",
             "falcon-h1-f32",
             "falcon-h1-f32-norm",
+            "nemotron-h-f32",
         ),
         TOLERANCE,
     ),

@@ -145,7 +145,9 @@ def test_sides_that_tapped_other_stages_are_put_together(known: Known, model: Pa
     report = aprgraph.diff(trace(known, model, tmp_path / "c", positions="last"), theirs, model=model)
     assert report.blame is not None
     assert (report.blame.wrong, report.exit_code) == ((), 0)
-    with pytest.raises(UnsupportedModelError, match=r"general\.architecture is 'mymod'; supported: .*docs/families\.md"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"general\.architecture is 'mymod', a family that aprgraph does not have; `.*docs/families\.md"
+    ):
         aprgraph.audit(theirs, model)
 
 

@@ -20,7 +20,7 @@ from tests.golden.transformers_models import LoadedModel
 
 _EMBEDDINGS = (
     "model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "backbone.embeddings.weight",
-    "gpt_neox.embed_in.weight", "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight",
+    "gpt_neox.embed_in.weight", "model.embeddings.weight", "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight",
 )  # fmt: skip
 #: Those whose class is another's.
 _CLASSES = {"Exaone": "Llama"}
@@ -349,6 +349,13 @@ MODELS = {
     # As Falcon-H1 34B: a norm behind the gate; and biases of what conversion multiplies.
     "falcon-h1-f32-norm": FamilyModel("falcon-h1", "FalconH1", _FALCON_H1 | {
         "mamba_rms_norm": True, "mamba_norm_before_gate": False, "num_hidden_layers": 1,
+    }),
+    # A layer of each kind, and two groups of B and C.
+    "nemotron-h-f32": FamilyModel("nemotron_h", "NemotronH", {
+        "vocab_size": 96, "hidden_size": 20, "layers_block_type": ["linear_attention", "mlp", "full_attention"], "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 28, "mamba_num_heads": 4, "mamba_head_dim": 10, "ssm_state_size": 6,
+        "n_groups": 2, "conv_kernel": 4, "chunk_size": 8, "layer_norm_epsilon": 1e-5, "pad_token_id": None, "bos_token_id": None,
+        "eos_token_id": None, "use_cache": False,
     }),
     # As E2B and E4B: embeddings for each layer, and layers that share the keys of the last ones of both kinds, with wide networks.
     "gemma4-f32": FamilyModel("gemma4", "Gemma4Text", _GEMMA_4 | {

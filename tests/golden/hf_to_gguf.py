@@ -353,6 +353,14 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "ssm.inner_size": lambda config: config.num_heads * config.head_dim, "ssm.time_step_rank": "num_heads",
         "ssm.group_count": "n_groups",
     },
+    "nemotron_h": {
+        **_HEAD_SIZE, "context_length": lambda _: 1 << 20, **_layer_norm("layer_norm_epsilon"),
+        "feed_forward_length": lambda config: [config.intermediate_size * (kind == "mlp") for kind in config.layers_block_type],
+        "attention.head_count_kv": lambda config: [config.num_key_value_heads * (kind == "full_attention") for kind in config.layers_block_type],
+        "ssm.conv_kernel": "conv_kernel", "ssm.state_size": "ssm_state_size", "ssm.group_count": "n_groups",
+        "ssm.inner_size": lambda config: config.mamba_num_heads * config.mamba_head_dim, "ssm.time_step_rank": "mamba_num_heads",
+        "rope.scaling.finetuned": lambda _: False,
+    },
     "gemma4_text": _GEMMA_4,
     "gemma3n_text": _GEMMA_3N,
     "gpt_oss": {
@@ -529,7 +537,9 @@ def _of_streams(state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
 
 def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed: bool) -> Iterator[tuple[str, F32]]:
     """The tensors under transformers' names, each with an end .weight or .bias, as GGUF holds them."""
-    for name, whole in state.items():
+    for own_name, whole in state.items():
+        # The package knows published names.
+        name = own_name.replace("model.", "backbone.") if architecture == "nemotron_h" else own_name
         values = _of_falcon(config, name, whole) if architecture == "falcon-h1" else whole
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue

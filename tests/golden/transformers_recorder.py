@@ -44,6 +44,7 @@ _NORMS_OF = {
     "lfm2": _LFM,
     "lfm2moe": _LFM,
     "mamba2": {"attn_norm": "norm"},
+    "nemotron_h": {"attn_norm": "norm"},
     "gpt2": {"attn_norm": "ln_1", "ffn_norm": "ln_2"},
     "exaone4": _BEHIND,
     "command-r": _ONE,
@@ -212,6 +213,13 @@ class Recorder:
         if self.loaded.architecture == "falcon-h1":
             hook_state_space_beside(self._put, index, layer)
             self._hook_heads(index, layer.self_attn)
+        elif self.loaded.architecture == "nemotron_h":
+            if hasattr(layer.mixer, "conv1d"):
+                hook_state_space(self._put, index, layer.mixer)
+            elif hasattr(layer.mixer, "q_proj"):
+                self._hook_heads(index, layer.mixer)
+            else:
+                self._hook_dense(index, layer.mixer)
         elif hasattr(layer, "linear_attn"):
             hook_delta_net(self._put, index, layer.linear_attn)
         elif (mixer := getattr(layer, "mixer", None) or getattr(layer, "mamba", None)) is not None:

@@ -834,6 +834,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "Qwen3-VL-8B-Instruct": ("qwen3vl", 128, 5e6, (0,) * 6, ""),
     "Phi-3.5-MoE-instruct": ("phimoe", 128, 1e4, (131072,) * 6, ""),
     "Falcon-H1-0.5B-Base": ("falcon-h1", 64, 1e11, (0,) * 6, ""),
+    "NVIDIA-Nemotron-Nano-9B-v2": ("nemotron_h", 128, 1e4, (0,) * 6, ""),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
@@ -860,6 +861,22 @@ def test_the_size_of_a_dense_network_that_a_mixture_has_not(name: str, tmp_path:
     wanted = graph_text(folder)
     change(folder, lambda config: config.pop("intermediate_size"))
     assert graph_text(folder) == wanted
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_the_layers_of_nemotron_h() -> None:
+    """By a pattern, as published files have it, or by their kinds, as transformers writes them; experts are not there."""
+    config = golden_json("published_configs.json")["NVIDIA-Nemotron-Nano-9B-v2"]
+    pattern = config.pop("hybrid_override_pattern")
+    family = open_family(ConfigMetadata(Path("config.json"), config | {"hybrid_override_pattern": pattern}, {}))
+    assert isinstance(family, Decoder)
+    assert "".join("-" if size else "*" if heads else "M" for heads, size in zip(family.kv_heads, family.ffn, strict=True)) == pattern
+    kinds = {"M": "linear_attention", "*": "full_attention", "-": "mlp"}
+    other = open_family(ConfigMetadata(Path("config.json"), config | {"layers_block_type": [kinds[one] for one in pattern]}, {}))
+    assert isinstance(other, Decoder)
+    assert (other.kv_heads, other.ffn) == (family.kv_heads, family.ffn)
+    with pytest.raises(UnsupportedModelError, match="a layer is of the kind 'E'; supported are linear_attention, .* and no experts"):
+        ConfigMetadata(Path("config.json"), config | {"hybrid_override_pattern": "ME" * 28}, {})
 
 
 @pytest.mark.contract("FILE-HF-3")

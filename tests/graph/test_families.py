@@ -169,6 +169,7 @@ LAYER["falcon-h1"] = [
     "attn_norm", "ssm_gate", "conv_in", "conv_out", "conv_silu", "ssm_step", "ssm_scan", "ssm_gated", "ssm_out", "qkv_matmul", *ATTENTION,
     "post_attn_residual", *DENSE, "post_ffn_residual",
 ]  # fmt: skip
+LAYER["nemotron_h"] = ["attn_norm", "qkv_matmul", *ATTENTION[2:], "post_ffn_residual"]
 LAYER["exaone"] = LAYER["llama"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["qwen2vl"], LAYER["qwen3vl"], LAYER["qwen3vlmoe"] = LAYER["qwen2"], LAYER["qwen3"], LAYER["qwen3moe"]
@@ -191,6 +192,18 @@ LAYER["modern-bert"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residu
 
 #: Where the first layer is another.
 FIRST_LAYER: dict[str, list[str]] = {
+    "nemotron_h": [
+        "attn_norm",
+        "ssm_gate",
+        "conv_in",
+        "conv_out",
+        "conv_silu",
+        "ssm_step",
+        "ssm_scan",
+        "ssm_norm",
+        "attn_out",
+        "post_ffn_residual",
+    ],
     "bert": ["embedding_norm", *LAYER["bert"]],
     "nomic-bert": ["embedding_norm", *LAYER["nomic-bert"]],
     "modern-bert": ["embedding_norm", *LAYER["modern-bert"][1:]],

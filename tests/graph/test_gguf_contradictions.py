@@ -89,8 +89,21 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     "alignment text": (key("general.alignment", STRING, "32"), ModelError, "'general.alignment' is '32', expected a whole number"),
     "no architecture": (without_key("general.architecture"), ModelError, "'general.architecture' is missing"),
     "architecture of a number": (key("general.architecture", U32, 1), ModelError, "is 1, expected text"),
-    "other architecture": (key("general.architecture", STRING, "mamba"), UnsupportedModelError, "is 'mamba'; supported: .*llama"),
-    "long architecture": (key("general.architecture", STRING, "x" * 5000), UnsupportedModelError, "supported: .*llama"),
+    "other architecture": (
+        key("general.architecture", STRING, "mamba"),
+        UnsupportedModelError,
+        "is 'mamba', a family .*; by its name nearest is mamba2, which",
+    ),
+    "architecture named after another": (
+        key("general.architecture", STRING, "nemotron_h_moe"),
+        UnsupportedModelError,
+        "; by its name nearest is nemotron_h, which",
+    ),
+    "long architecture": (
+        key("general.architecture", STRING, "x" * 5000),
+        UnsupportedModelError,
+        "x{9}.*, a family that aprgraph does not have; `",
+    ),
     "zero layers": (hyper("block_count", U32, 0), ModelError, "'llama.block_count' is 0, expected a number from 1"),
     "absurd layers": (hyper("block_count", U32, 2**31 - 1), ModelError, "expected a number from 1 to 4096"),
     "negative layers": (hyper("block_count", I32, -1), ModelError, "is -1, expected a number from 1"),

@@ -124,6 +124,7 @@ def write_tiny_model(
         numbers |= latent_numbers(32 if unit == 64 else unit, head_size if value_size is None else value_size)
     if has_recurrent_layers(kind):
         numbers["attention.head_count_kv"] = ListValue([kv_heads if layer % 2 else 0 for layer in range(layers)])
+    numbers |= kind.small_numbers(numbers)
     if "ssm.inner_size" in keys_of(kind):
         numbers["ssm.inner_size"] = unit
     if "attention.head_count" not in keys_of(kind):  # neither attention nor networks, as converters say it

@@ -115,6 +115,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         },
     ),
     "falcon-h1": TinyFamily(optional=("conv_out.bias",), rope_base=1e11),
+    "nemotron_h": TinyFamily(optional=("conv_out.bias",)),
     "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,

@@ -113,6 +113,12 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
         _Biases(re.compile(r"blk\.\d+\.ssm_out\.bias"), "projectors_bias", False),
         _Biases(re.compile(r"blk\.\d+\.ssm_norm\.weight"), "mamba_rms_norm", False, alone=True, what="norm of what the state space gives"),
     ),
+    "nemotron_h": (
+        _BY_FIELD,
+        _NETWORK_BY_FIELD,
+        _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "use_conv_bias", True),
+        _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "use_bias", False),
+    ),
     "mamba2": (
         _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "use_conv_bias", True),
         _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "use_bias", False),

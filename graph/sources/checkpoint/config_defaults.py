@@ -133,6 +133,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "granitemoehybrid": _SMALL_EPS | {"max_position_embeddings": 2048, "attention_multiplier": 1.0, "num_local_experts": 8,
                                       "num_experts_per_tok": 2, "shared_intermediate_size": 1024, "mamba_n_heads": 128,
                                       "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4},
+    "nemotron_h": {"layer_norm_epsilon": 1e-5, "num_attention_heads": 32, "head_dim": 128, "mamba_num_heads": 128, "mamba_head_dim": 64,
+                   "ssm_state_size": 128, "conv_kernel": 4, "n_groups": 8},
     "falcon_h1": {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "mamba_d_ssm": 1024,
                   "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4},
     "mamba2": {"layer_norm_epsilon": 1e-5, "num_heads": 128, "head_dim": 64, "state_size": 128, "conv_kernel": 4, "n_groups": 8},
@@ -188,6 +190,7 @@ _HARMLESS = """
     summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
     eod_token_id sep_token_id repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
     input_jitter_noise lm_head_bias projectors_bias mamba_rms_norm num_logits_to_keep mamba_use_mlp attn_layer_indices mlp_expansion_factor
+    use_mamba_kernels mamba_ssm_cache_dtype
     mamba_conv_bias mamba_proj_bias mamba_chunk_size init_method
     use_conv_bias residual_in_fp32 rescale_prenorm_residual time_step_rank time_step_min time_step_max time_step_floor time_step_limit
     time_step_scale time_step_init_scheme chunk_size conv_bias use_expert_bias block_mlp_init_scale block_out_init_scale

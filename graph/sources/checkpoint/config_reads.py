@@ -47,6 +47,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
         "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone", "phimoe", "falcon_h1",
+        "nemotron_h",
         *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2",),
@@ -117,7 +118,7 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
 _ONLY: Mapping[str, Mapping[str, object]] = {
     "apertus": {"hidden_act": "xielu"},
     "phi": {"qk_layernorm": False},
-    **{kind: {"time_step_limit": [0.0, math.inf]} for kind in ("mamba2", "granitemoehybrid")},
+    **{kind: {"time_step_limit": [0.0, math.inf]} for kind in ("mamba2", "granitemoehybrid", "nemotron_h")},
     "falcon_h1": {"time_step_limit": [0.0, math.inf], "mamba_norm_before_gate": False},
     **{kind: {"is_decoder": False, "add_cross_attention": False} for kind in _BERT},
     # What the code that came with Nomic Embed could be told, and the class does not.

@@ -7,8 +7,9 @@ import numpy as np
 from aprgraph.graph.block_formats import decode_reference
 from aprgraph.graph.ops import Array
 from tests.zoo.faults.patches import left_out, reading
-from tests.zoo.faults.places import Sites, each_layer, each_layer_weight, either
+from tests.zoo.faults.places import Condition, Sites, anywhere, each_layer, each_layer_weight, either
 from tests.zoo.planting import Call, Fault, Misreading, Stored
+from tests.zoo.subjects import Subject
 
 
 def _decode(stored: Stored, raw: Array) -> Array:
@@ -112,12 +113,19 @@ def _projection(misreading: Misreading) -> Sites:
     return each_layer_weight(("attn_output.weight",), misreading, "attn_out")
 
 
-def _down(misreading: Misreading) -> Sites:
+def _down(misreading: Misreading, when: Condition = anywhere) -> Sites:
     """The down projection, inside the experts where there are any: Q4_0 in plain models."""
     return either(
-        each_layer_weight(("ffn_down_exps.weight",), misreading, "moe_expert_out"),
-        each_layer_weight(("ffn_down.weight",), misreading, "ffn_out"),
+        each_layer_weight(("ffn_down_exps.weight",), misreading, "moe_expert_out", when=when),
+        each_layer_weight(("ffn_down.weight",), misreading, "ffn_out", when=when),
     )
+
+
+def _has_another(subject: Subject, layer: int) -> bool:
+    """Whether another layer has the same kind of network."""
+    ends = [end for end in ("ffn_down_exps.weight", "ffn_down.weight") if f"blk.{layer}.{end}" in subject.graph]
+    others = {*range(subject.model.family.layers)} - {layer}
+    return all(any(f"blk.{other}.{end}" in subject.graph for other in others) for end in ends)
 
 
 def _q(misreading: Misreading) -> Sites:
@@ -168,7 +176,7 @@ FAULTS = (
     Fault("two rows swapped", "weights", "Two neighbouring rows of a weight change places.", _down(_two_rows_swapped)),
     Fault("one K block dropped", "kernel", "The last 32 products of every sum are left out.", _down(_last_block_dropped)),
     Fault("layout transposed", "weights", "A matrix is read as [in, out].", _projection(_transposed)),
-    Fault("weights of the next layer", "weights", "The down projection is the next layer's.", _down(_of_the_next_layer)),
+    Fault("weights of the next layer", "weights", "The down projection is the next layer's.", _down(_of_the_next_layer, _has_another)),
     Fault(
         "bias forgotten",
         "graph",

@@ -29,6 +29,7 @@ from aprgraph.graph.families.granite import Granite
 from aprgraph.graph.families.granitehybrid import GraniteHybrid
 from aprgraph.graph.families.granitemoe import GraniteMoe
 from aprgraph.graph.families.hunyuan import HunyuanDense, HunyuanMoe
+from aprgraph.graph.families.jais2 import Jais2
 from aprgraph.graph.families.lfm2 import Lfm2
 from aprgraph.graph.families.lfm2moe import Lfm2Moe
 from aprgraph.graph.families.llama import Llama
@@ -65,7 +66,7 @@ for _family in (
     Mistral3, SmolLM3, CommandR, Cohere2, Exaone4, SeedOss, Ernie45, DeepSeek2,
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
-    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH,
+    Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
 ):  # fmt: skip
     register(_family)
 

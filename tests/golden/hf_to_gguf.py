@@ -272,6 +272,7 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "rope.scaling.attn_factor": "rope_parameters.short_mscale",
         "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok", "router_jitter_noise": "router_jitter_noise",
     },
+    "jais2": {**_HEAD_SIZE, **_ROPE_BASE, **_layer_norm("layer_norm_eps"), "rope.dimension_count": "head_dim"},
     "stablelm": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE, "use_parallel_residual": "use_parallel_residual"},
     "phi": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE},
     # No converter writes the activation: llama.cpp has GELU by tanh in any case.

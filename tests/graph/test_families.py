@@ -170,6 +170,7 @@ LAYER["falcon-h1"] = [
     "post_attn_residual", *DENSE, "post_ffn_residual",
 ]  # fmt: skip
 LAYER["nemotron_h"] = ["attn_norm", "qkv_matmul", *ATTENTION[2:], "post_ffn_residual"]
+LAYER["jais2"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *UNGATED, "post_ffn_residual"]
 LAYER["exaone"] = LAYER["llama"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["qwen2vl"], LAYER["qwen3vl"], LAYER["qwen3vlmoe"] = LAYER["qwen2"], LAYER["qwen3"], LAYER["qwen3moe"]

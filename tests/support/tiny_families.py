@@ -115,6 +115,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         },
     ),
     "falcon-h1": TinyFamily(optional=("conv_out.bias",), rope_base=1e11),
+    "jais2": TinyFamily(rope_dims=True, optional=(*_QKV_BIASES, *_BIASES)),
     "nemotron_h": TinyFamily(optional=("conv_out.bias",)),
     "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(

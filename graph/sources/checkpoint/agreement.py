@@ -132,6 +132,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     "glm4_moe": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORKS_NEVER, _NORMS_BY_FIELD),
     "cohere": (_BY_FIELD, _NETWORK_NEVER, _NORMS_BY_FIELD),
     "stablelm": (_Biases(_INPUTS, "use_qkv_bias", False), _OUTPUT_NEVER, _NETWORK_NEVER, _SECOND_NORM),
+    "jais2": (_Biases(_ATTENTION, "attention_bias", True), _Biases(_NETWORK, "mlp_bias", True)),
     "starcoder2": (_Biases(_ATTENTION, "use_bias", True), _Biases(_NETWORK, "use_bias", True)),
     **dict.fromkeys(("glm", "glm4"), (_Biases(_INPUTS, "attention_bias", True), _OUTPUT_NEVER, _NETWORK_NEVER)),
     **dict.fromkeys(("qwen2", "qwen2_vl_text", "qwen2_5_vl_text"), (_OUTPUT_NEVER, _NETWORK_NEVER)),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.stages import STAGE_BY_NAME
+from aprgraph.graph.stages import STAGE_BY_NAME, is_logits
 from aprgraph.runtime.diff.align import Pair
 from aprgraph.runtime.diff.classify import Finding, State, classify
 from aprgraph.runtime.diff.dependencies import Dependencies
@@ -45,7 +45,10 @@ class _Read:
 
 
 class OtherForms:
-    """Looks for tensors that a side of two traces recorded otherwise. The side without a graph is the one that may have; else it is B."""
+    """Looks for tensors that a side of two traces recorded otherwise. The side without a graph is the one that may have; else it is B.
+
+    Of logits it may be either.
+    """
 
     def __init__(self, traces: tuple[Trace, Trace], pairs: Sequence[Pair], dependencies: Dependencies, measurer: Measurer) -> None:
         self._pairs = {pair.key: pair for pair in pairs}
@@ -92,14 +95,20 @@ class OtherForms:
         metrics, shape = one.metrics, pair.shape
         if one.state not in (State.EXCEEDS, State.NAN) or not isinstance(metrics, TensorMetrics) or not pair.structured or shape is None:
             return None
-        if pair.last_of is not None or metrics.count > _LARGEST:
+        if (pair.last_of is not None and not is_logits(pair.key.stage)) or metrics.count > _LARGEST:
             return None
+        # Of logits what was made of them shows by itself, on whichever side it is.
+        sides = [self._side, *("AB".replace(self._side, "") if is_logits(pair.key.stage) else "")]
+        return next((found for side in sides for found in [self._read_side(side, pair, metrics)] if found is not None), None)
+
+    def _read_side(self, side: str, pair: Pair, metrics: TensorMetrics) -> _Read | None:
+        """One tensor of a side under the reading that explains it."""
         a, b = pair.load(*self._traces)
-        recorded, expected = (a, b) if self._side == "A" else (b, a)
+        recorded, expected = (a, b) if side == "A" else (b, a)
         most = _LEFT * (1.0 if metrics.nmse is None or metrics.mismatched_nonfinite else metrics.nmse)
 
         def under(values: F32) -> Measured:
-            return self._measurer.measure_values(pair, *((values, expected) if self._side == "A" else (expected, values)))
+            return self._measurer.measure_values(pair, *((values, expected) if side == "A" else (expected, values)))
 
         def fits(values: F32) -> bool:
             if is_far(values, expected, most):
@@ -107,11 +116,12 @@ class OtherForms:
             found = under(values)
             return found.state in (State.IDENTICAL, State.NOISE) and (found.nmse or 0.0) <= most
 
-        reading = find_reading(recorded, expected, self._layout(pair.key, shape), fits)
+        assert pair.shape is not None
+        reading = find_reading(recorded, expected, self._layout(pair.key, pair.shape), fits)
         if reading is None:
             return None
-        remark = f"{self._side}{RECORDED}{reading.words}"
-        return _Read(self._side, reading, replace(under(reading.restore(recorded)), state=State.OTHER_FORM, remark=remark))
+        remark = f"{side}{RECORDED}{reading.words}"
+        return _Read(side, reading, replace(under(reading.restore(recorded)), state=State.OTHER_FORM, remark=remark))
 
     def _layout(self, key: Place, shape: tuple[int, ...]) -> Layout:
         node = self._nodes.get((key.layer, key.stage))
@@ -121,7 +131,7 @@ class OtherForms:
             return layout_of(self._graph, node, shape)
         letters = STAGE_BY_NAME[key.stage].dims if key.stage in STAGE_BY_NAME else ()
         named = letters if len(letters) == len(shape) else tuple(f"axis {axis}" for axis in range(len(shape)))
-        return Layout(tuple(zip(named, shape, strict=True)))
+        return Layout(tuple(zip(named, shape, strict=True)), is_logits=is_logits(key.stage))
 
     def _confirmed(self, read: Mapping[Place, _Read], current: Mapping[Place, Measured]) -> set[Place]:
         """The tensors whose readings what follows them bears out, the last first: one that was read otherwise may bear out another."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+import aprgraph
 from aprgraph.graph.ops import Array
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.readings.layout import Layout
@@ -63,3 +64,19 @@ def test_each_position_has_its_own_sum(words: str) -> None:
     assert found is not None
     assert found.words == words
     assert find_reading(recorded, logits, Layout((("n", 3), ("V", 50))), lambda values: bool(np.abs(values - logits).max() < 1e-4)) is None
+
+
+@pytest.mark.contract("BLAME-RECORDING-1")
+@pytest.mark.parametrize("words", ["as the softmax of the logits", "as the logarithm of the softmax of the logits"])
+def test_two_traces_without_a_model_tell_it_too(words: str) -> None:
+    """Whichever side has it, at all positions or at the last; an exchange of two probabilities is a difference."""
+    logits = RNG.standard_normal((6, 50)).astype(np.float32)
+    made = np.asarray(FORMS[words](logits), np.float32)
+    exchanged = made[:, [1, 0, *range(2, 50)]]
+    for a, b in ((logits, made), (made, logits), (logits, made[-1])):
+        report = aprgraph.diff({"lm_head": a}, {"lm_head": b})
+        assert report.exit_code == 0
+        side = "A" if a is made else "B"
+        assert any(f"({side}) has lm_head recorded {words}" in str(note) for note in report.summary.notes)
+    assert aprgraph.diff({"lm_head": logits}, {"lm_head": exchanged}).exit_code == 1
+    assert aprgraph.diff({"lm_head": logits}, {"lm_head": logits[:, ::-1]}).exit_code == 1

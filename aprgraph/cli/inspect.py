@@ -14,9 +14,10 @@ from aprgraph.cli.verbosity import Quiet, Verbose
 from aprgraph.option_words import in_option_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from aprgraph.codegen.artifact import Artifact
+    from aprgraph.runtime.trace.array_names import ArrayNames
     from aprgraph.runtime.trace.reader import Trace
 
 #: So many shapes of arrays whose names are alike are told.
@@ -133,18 +134,35 @@ def _dump(path: Path) -> dict[str, Any]:
     from aprgraph.runtime.trace.from_arrays import is_place_of_array  # noqa: PLC0415
 
     try:
-        return _trace(path, [])
+        document = _trace(path, [])
     except TraceError:
         if not path.is_dir() and not is_array_file(path.name):
             raise
         arrays = open_array_folder(path)[0] if path.is_dir() else open_array_file(path)
         if not arrays or any(is_place_of_array(name) or name.endswith(".weight") for name in arrays):
             raise  # something else is wrong, or it is a model
-        found = survey_names(arrays)
+        kind = "arrays, none of which is called as a stage is: rules (--map, or --map @FILE for a file of them) say where they belong"
+        return {"kind": kind, **_by_pattern(survey_names(arrays), "arrays")}
+    if document["manifest"] or not (path.is_dir() or is_array_file(path.name)):
+        return document
+    arrays = open_array_folder(path)[0] if path.is_dir() else open_array_file(path)
+    without = [name for name in arrays if name in document.get("unread", {})]
+    if without:
+        # Those that have places first: no rule is to give one of these again.
+        ordered = {name: arrays[name] for name in (*(name for name in arrays if name not in without), *without)}
+        patterns = [one for one in survey_names(ordered) if set(one.names) & set(without)]
+        document["unread"] = {name: why for name, why in document["unread"].items() if name not in without}
+        document |= _by_pattern(patterns, "arrays without a place")
+        if not document["unread"]:
+            del document["unread"]
+    return document
+
+
+def _by_pattern(found: Sequence[ArrayNames], called: str) -> dict[str, Any]:
+    """Arrays by patterns of their names, with their shapes, and the rules that these names suggest."""
     shapes = {one.pattern: " or ".join("x".join(map(str, shape)) or "one number" for shape in one.shapes[:_SHAPES]) for one in found}
     return {
-        "kind": "arrays, none of which is called as a stage is: rules (--map, or --map @FILE for a file of them) say where they belong",
-        "arrays": {one.pattern: f"{one.count} of {shapes[one.pattern]}{f' ({one.remark})' if one.remark else ''}" for one in found},
+        called: {one.pattern: f"{one.count} of {shapes[one.pattern]}{f' ({one.remark})' if one.remark else ''}" for one in found},
         "rules that their names suggest": {f"--map '{one.rule}'": one.pattern for one in found if one.rule is not None},
     }
 

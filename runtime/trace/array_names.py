@@ -17,6 +17,18 @@ from aprgraph.runtime.trace.unread_files import name_of_place, suggest_place
 _NUMBER = re.compile(r"(?:(?<=[./])|^|(?<=step)|(?<=layers)|(?<=layer)|(?<=layer[-_])|(?<=blocks)|(?<=block))\d+(?=[./]|$)|(?<=-)\d+$")
 #: What vLLM and SGLang call the product of the activated gate and up, where one projection gives both; elsewhere it is the first alone.
 _ACTIVATED, _FUSED = re.compile(r"(.*)act_fn"), "gate_up_proj"
+#: What ends a name that means a stage beside one of some others: transformers' modules of a layer, and the layer itself.
+_BESIDE = (
+    (".post_attention_layernorm", (".pre_feedforward_layernorm",), "attn_post_norm"),
+    (".post_self_attn_layernorm", (".post_attention_layernorm",), "attn_post_norm"),
+    (".mlp.gate", (".mlp.experts", ".mlp.experts.act_fn"), "moe_router_logits"),
+    (".mlp.router", (".mlp.experts",), "moe_router_logits"),
+    (".mlp", (".mlp.experts", ".mlp.experts.act_fn"), "moe_ffn_out"),
+)
+#: What modules of transformers give that hold all experts.
+_OF_EXPERTS = (".mlp.experts", ".mlp.experts.act_fn")
+#: What a layer itself is called.
+_A_LAYER = re.compile(r"(?:.*[./])?(?:layers|blocks|h)[./]\{\}")
 #: What some call steps, in front of names that are the same in each.
 _CALLED_STEPS = re.compile(r"(s|t|it|iter|pass|call|forward|token|tok)(\d+)(?=[./])")
 _STEP, _LAYER = re.compile(r"step(\d+)\."), re.compile(r"layer(\d+)\.")
@@ -26,8 +38,8 @@ _STEP, _LAYER = re.compile(r"step(\d+)\."), re.compile(r"layer(\d+)\.")
 class ArrayNames:
     """Arrays whose names differ in what they count alone: ``pattern`` has {} for each, ``shapes`` are theirs, each once.
 
-    ``rule`` is the REGEX=PLACE that puts them where their name says they belong; None where it says nothing. ``remark`` is what to know
-    of the name then.
+    ``names`` are theirs. ``rule`` is the REGEX=PLACE that puts them where their name says they belong; None where it says nothing.
+    ``remark`` is what to know of the name then.
     """
 
     pattern: str
@@ -35,6 +47,7 @@ class ArrayNames:
     shapes: tuple[tuple[int, ...], ...]
     rule: str | None
     remark: str | None
+    names: tuple[str, ...] = ()
 
 
 def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
@@ -48,6 +61,10 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
     taken: dict[str, str] = {}
     for pattern, names in groups.items():
         rule, remark = (None, "the prompt's token ids") if pattern in TOKENS else _rule([_with_steps(name, word) for name in names])
+        if (stage := _beside(pattern, groups)) is not None:
+            rule, remark = f"{_expression(names[0])}={stage}", None
+        elif pattern.endswith(_OF_EXPERTS):
+            rule, remark = None, "of all chosen experts of all positions: no stage holds that"
         product = _ACTIVATED.fullmatch(names[0])
         if rule is not None and product is not None and f"{product[1]}{_FUSED}" in arrays:
             rule = rule.replace("ffn_silu", "ffn_swigl")
@@ -63,8 +80,28 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
                 rule, remark = None, f"its place would be that of {other}; if it is of step 1, the rule is {expression}=step1.{at}"
             else:
                 taken.update(dict.fromkeys(places, pattern))
-        found.append(ArrayNames(pattern, len(names), tuple(dict.fromkeys(np.shape(arrays[name]) for name in names)), rule, remark))
+        found.append(
+            ArrayNames(pattern, len(names), tuple(dict.fromkeys(np.shape(arrays[name]) for name in names)), rule, remark, tuple(names))
+        )
     return found
+
+
+def _beside(pattern: str, groups: Collection[str]) -> str | None:
+    """The place of arrays whose name means one thing beside some others, and another alone."""
+    if pattern.count("{}") != 1:
+        return None
+    if _A_LAYER.fullmatch(pattern) and any(other.startswith((f"{pattern}.", f"{pattern}/")) for other in groups):
+        return r"layer\1.post_ffn_residual"  # what a module gives that holds all of a layer
+    for end, others, stage in _BESIDE:
+        front = pattern.removesuffix(end)
+        if front != pattern and any(front + other in groups for other in others):
+            return rf"layer\1.{stage}"
+    return None
+
+
+def _expression(name: str) -> str:
+    """The regular expression of a name with its one number."""
+    return r"(\d+)".join(re.escape(part) for part in _NUMBER.split(name))
 
 
 def _places(rule: str, names: Sequence[str]) -> list[str]:
@@ -101,7 +138,7 @@ def _rule(names: Sequence[str]) -> tuple[str | None, str | None]:
         return None, remark
     target = name_of_place(place, word)
     numbers = [int(found) for found in _NUMBER.findall(name)]
-    expression = r"(\d+)".join(re.escape(part) for part in _NUMBER.split(name))
+    expression = _expression(name)
     written = ""
     for counted, pattern in (("step", _STEP), ("layer", _LAYER)):
         if (match := pattern.match(target)) is None:

@@ -299,3 +299,30 @@ def test_rules_for_the_names_of_other_engines(tmp_path: Path, monkeypatch: pytes
         r"--map 'model\.layers\.(\d+)\.mlp\.act_fn=layer\1.ffn_swigl'",
     ]
     assert rules(of_layer[-1]) == [r"--map 'model\.layers\.(\d+)\.mlp\.act_fn=layer\1.ffn_silu'"]
+
+
+def test_rules_where_some_arrays_have_places_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module called `lm_head` is no reason to list the others one by one; what stands beside a name says what it is."""
+    monkeypatch.chdir(tmp_path)
+    array = np.ones((5, 8), np.float32)
+    dense = ("", ".input_layernorm", ".self_attn.o_proj", ".post_attention_layernorm", ".mlp.down_proj")
+    sandwich = (*dense, ".pre_feedforward_layernorm", ".post_feedforward_layernorm")
+    experts = (*dense[:4], ".mlp.gate", ".mlp.experts", ".mlp")
+    wanted = {
+        dense: {".mlp.down_proj": "ffn_out"},  # whose norm may be one behind attention: no rule says
+        sandwich: {".post_attention_layernorm": "attn_post_norm", ".pre_feedforward_layernorm": "ffn_norm"},
+        experts: {".mlp.gate": "moe_router_logits", ".mlp": "moe_ffn_out"},
+    }
+    for names, places in wanted.items():
+        own = {f"model.layers.{layer}{name}": array for name in names for layer in range(2)}
+        np.savez("dump.npz", lm_head=array, input_ids=np.arange(5), **own)
+        document, _ = inspect("dump.npz")
+        assert list(document["tensors"]) == ["lm_head"]
+        assert "unread" not in document
+        assert document["arrays without a place"]["model.layers.{}.input_layernorm"] == "2 of 5x8"
+        rules = [option.removeprefix("--map '").removesuffix("'") for option in document["rules that their names suggest"]]
+        assert not any("lm_head" in rule or "mlp\\.experts" in rule for rule in rules)
+        found = Trace.open("dump.npz", names=rules)
+        assert {entry.stage for entry in found.entries} >= {"lm_head", "attn_norm", "attn_out", "post_ffn_residual", *places.values()}
+        for name, stage in places.items():
+            assert next(entry for entry in found.entries if entry.stage == stage and entry.layer == 1).file == f"model.layers.1{name}"

@@ -26,8 +26,6 @@ _SCALES = {
 _BLOCK_FORMATS = {"Q8_0": "q8_0_avx", "Q4_0": "q8_0_avx", "Q4_1": "q8_1_avx", "Q5_0": "q8_0_avx", "Q5_1": "q8_1_avx"}
 _BLOCK = 32
 _INT8 = 127.0
-#: Queries by which a scale is found.
-_QUERIES = 4
 
 #: The name of a mistake, words, what becomes of k and of v, and of q where attention rounds that too.
 _Format = tuple[str, str, tuple[Callable[[Array], Array], Callable[[Array], Array]], Callable[[Array], Array] | None]
@@ -76,13 +74,12 @@ def static_cache(site: Site) -> Iterator[Alternative]:
     recorded = site.recorded
     if recorded is None or not np.isfinite(recorded).all() or any(not np.isfinite(operand).all() for operand in site.operands):
         return
-    axis, first, kept = recorded.ndim - 2, site.operands[0], site.operands[1]
-    some = np.unique(np.linspace(0, recorded.shape[axis] - 1, _QUERIES).astype(np.int64))
-    wanted = np.take(recorded, some, axis)
-    energy = float(np.square(wanted - np.take(site.due, some, axis)).sum())
+    first, kept = site.operands[0], site.operands[1]
+    query, wanted, due = (np.take(value, [-1], value.ndim - 2) for value in (first, recorded, site.due))  # which sees all keys
+    energy = float(np.square(wanted - due).sum())
 
     def image(value: Array) -> Array:
-        return np.take(site.compute([first, value, *site.operands[2:]]), some, axis)
+        return site.compute([query, value, *site.operands[2:]])
 
     for one in STATIC if kept.size <= _SMALL else ():
         scale = find_scale(one, kept, image, wanted, energy)

@@ -10,21 +10,30 @@ import numpy as np
 from aprgraph.graph.ops import Array
 from aprgraph.runtime.explain.site import LEFT
 
-#: Scales that are tried: by how much they may be off the one of the largest number, and how far apart they are at first.
-_RANGE, _STEP = 8.0, 0.005
+#: Scales that are tried: by how much they may be off the one of the largest number. At first some so far apart, then those between of
+#: which one makes an error of about the energy that is there.
+_RANGE, _COARSE = 8.0, 0.1
+#: Of the best of them what it leaves of the energy: of an error that is another, all.
+_LEAVES = 0.9
 #: Then the best few of them are looked at more closely, so often, by so many within a step on either side.
 _BEST, _ROUNDS, _CLOSER = 4, 4, 12
 
 
 @dataclass(frozen=True)
 class StaticFormat:
-    """A format with one scale: its largest number and its least, and what rounds to its numbers."""
+    """A format with one scale: its largest number and its least, and what rounds to its numbers.
+
+    ``step``: scales that are so near have the same codes but for few. ``about``: by what factor the errors of scales that are near may
+    differ; more where the largest numbers make most of it, as they do where numbers float.
+    """
 
     name: str
     words: str
     most: float
     least: float
     grid: Callable[[Array], Array]
+    step: float
+    about: float
 
     def codes(self, x: Array, scale: float) -> Array:
         """What ``x`` is held as, cut off beyond the largest number."""
@@ -43,9 +52,9 @@ def _to_fp8(x: Array) -> Array:
 
 #: Some engines leave the least number of int8 out, which shows where it is cut off.
 STATIC = (
-    StaticFormat("int8", "int8", 127.0, -128.0, np.rint),
-    StaticFormat("int8", "int8", 127.0, -127.0, np.rint),
-    StaticFormat("fp8", "FP8 (E4M3)", 448.0, -448.0, _to_fp8),
+    StaticFormat("int8", "int8", 127.0, -128.0, np.rint, step=0.0025, about=2.0),
+    StaticFormat("int8", "int8", 127.0, -127.0, np.rint, step=0.0025, about=2.0),
+    StaticFormat("fp8", "FP8 (E4M3)", 448.0, -448.0, _to_fp8, step=0.005, about=4.0),
 )
 
 
@@ -67,11 +76,25 @@ def find_scale(one: StaticFormat, x: Array, image: Callable[[Array], Array], wan
             found.append((float(np.square(codes * best - wanted).sum()), best))
         return sorted(found)
 
-    best = tried(largest / one.most * np.exp(np.arange(-np.log(_RANGE), np.log(_RANGE), _STEP)))[:_BEST]
-    width = _STEP
+    best = tried(_of_about_that_error(one, x, image, energy, largest / one.most))[:_BEST]
+    if not best or best[0][0] > energy * _LEAVES:
+        return None
+    width = one.step
     for _ in range(_ROUNDS):
         near = [scale * (1 + width * np.linspace(-1, 1, 2 * _CLOSER + 1)) for _, scale in best]
         best = tried(np.concatenate([np.array([scale for _, scale in best]), *near]))[:_BEST]
         width /= _CLOSER / 2
     error, scale = tried(np.array([scale for _, scale in best]))[0]
     return scale if scale > 0 and error <= LEFT * energy else None
+
+
+def _of_about_that_error(one: StaticFormat, x: Array, image: Callable[[Array], Array], energy: float, middle: float) -> Array:
+    """Scales that may be the one. What a scale makes of an error goes up and down with it slowly, though its codes change all the time."""
+    due, ends = image(x), np.arange(-np.log(_RANGE), np.log(_RANGE) + _COARSE, _COARSE)
+    made = [float(np.square(image(one.rounded(x, scale=scale)) - due).sum()) for scale in (middle * np.exp(ends)).tolist()]
+    near = [
+        start
+        for start, *errors in zip(ends.tolist(), made, made[1:], strict=False)
+        if min(errors) <= energy * one.about and max(errors) >= energy / one.about
+    ]
+    return np.concatenate([middle * np.exp(np.arange(start, start + _COARSE, one.step)) for start in near] or [np.zeros(0)])

@@ -20,6 +20,8 @@ Result = TypeVar("Result")
 #: Each thread has the memory of a piece, and beyond so many Python's own lock is what they wait for.
 _MOST = 8
 _NAME = "aprgraph-pieces"
+#: Products of which handing one piece to a thread takes as long as multiplying all.
+_FEW_PRODUCTS = 1 << 18
 #: Of a process that is one of several on its machine: its share (``limit_threads``).
 _shares: list[int] = []
 
@@ -39,13 +41,13 @@ def limit_threads(share: int) -> None:
     _shares[:] = [share]
 
 
-def in_threads(function: Callable[[Piece], Result], pieces: Iterable[Piece]) -> Iterator[Result]:
+def in_threads(function: Callable[[Piece], Result], pieces: Iterable[Piece], *, products: int | None = None) -> Iterator[Result]:
     """What a function gives of each piece, in their order, with few more pieces begun than there are threads.
 
     The first is done here: it makes what files make once of a tensor. ``function`` may not call this function. NumPy's
-    errors are treated in it as they are where this is called.
+    errors are treated in it as they are where this is called. Where all pieces are so many ``products``, and these few, all are done here.
     """
-    if threads() == 1:
+    if (products is not None and products <= _FEW_PRODUCTS) or threads() == 1:
         with one_blas_thread():  # the products have the same bits then
             yield from map(function, pieces)
         return

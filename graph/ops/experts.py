@@ -36,7 +36,8 @@ def _expert_linear_reference(operands: Sequence[Array], _attrs: Attrs) -> Array:
         chosen = ids == expert
         result[chosen] = inputs[chosen] @ np.asarray(weight[expert]).T
 
-    for _ in in_threads(multiply, np.unique(ids[~np.isnan(ids)]).astype(np.int64).tolist()):
+    chosen_ones = np.unique(ids[~np.isnan(ids)]).astype(np.int64).tolist()
+    for _ in in_threads(multiply, chosen_ones, products=inputs.size * weight.shape[1]):
         pass
     return result
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.doubts import Case
 from aprgraph.runtime.blame.local_errors import LocalError, LocalState
@@ -12,6 +14,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics, compare_tensors
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import kind_of
 from aprgraph.runtime.element import first_in_words
+from aprgraph.runtime.trace.aprt import F32
 
 
 def compare_case(local: LocalError, case: Case) -> LocalError:
@@ -31,6 +34,15 @@ def compare_any(wrong: LocalError, case: Case) -> LocalError:
     assert metrics is not None
     reason = exceeds(metrics, local.limit)
     return replace(local, metrics=metrics, state=LocalState.RIGHT if reason is None else LocalState.WRONG)
+
+
+def is_far(recorded: F32, computed: F32, most: float) -> bool:
+    """Whether the NMSE of the two is surely more than ``most``: by one sum, of what is mostly nothing alike."""
+    if recorded.shape != computed.shape:
+        return False  # a comparison says what is wrong
+    with np.errstate(all="ignore"):
+        error, energies = np.subtract(recorded, computed).ravel(), [float(np.vdot(side, side)) for side in (recorded, computed)]
+        return float(np.vdot(error, error)) > 2 * most * max(energies)  # False where a sum is beyond float32
 
 
 def _nonfinite(metrics: TensorMetrics, stage: str) -> str:

@@ -16,7 +16,7 @@ from aprgraph.graph.passes.prune import part_of
 from aprgraph.graph.passes.replay_recorded import Origins, find_origins
 from aprgraph.graph.stages import StageKind
 from aprgraph.runtime.blame.agreement import agreed
-from aprgraph.runtime.blame.compare_case import compare_any, compare_case
+from aprgraph.runtime.blame.compare_case import compare_any, compare_case, is_far
 from aprgraph.runtime.blame.doubts import Case, Doubts
 from aprgraph.runtime.blame.excuses import Excuses
 from aprgraph.runtime.blame.flash_division import FlashDivision
@@ -248,13 +248,16 @@ class Judge:
             tensor = tensors.get(other)
             return recorded.value(tensor) if tensor is not None and tensor.is_whole else None
 
-        def error(value: Array) -> float | None:
-            found = compare_any(wrong, replace(case, computed=as_recorded_type(value, case.tensor)))
-            return found.error if found.state is LocalState.RIGHT and (found.error or 0.0) <= most else None
-
         # Of a tensor with NaN or Inf in other places the error says nothing.
         nonfinite = isinstance(wrong.metrics, TensorMetrics) and wrong.metrics.mismatched_nonfinite
         most = math.inf if nonfinite else LEFT * (wrong.error or 0.0)
+
+        def error(value: Array) -> float | None:
+            computed = as_recorded_type(value, case.tensor)
+            if isinstance(wrong.metrics, TensorMetrics) and is_far(case.recorded, computed, most):
+                return None
+            found = compare_any(wrong, replace(case, computed=computed))
+            return found.error if found.state is LocalState.RIGHT and (found.error or 0.0) <= most else None
 
         around = Around(
             self._model,

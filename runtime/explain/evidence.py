@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from aprgraph.graph.ir import Graph, Node
-from aprgraph.graph.ops import Array
+from aprgraph.graph.ops import Array, is_computed
 from aprgraph.runtime.explain.site import Around
 
 
@@ -25,3 +26,8 @@ class Evidence:
     part: Graph
     values: dict[str, Array]
     around: Around
+
+    @cached_property
+    def computed(self) -> Sequence[tuple[Node, tuple[str, ...]]]:
+        """The nodes of ``part`` that are computed, in execution order, with the names of what each reads."""
+        return [(node, self.part.operand_names(node.name)) for node in self.part if is_computed(node)]

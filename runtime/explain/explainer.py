@@ -47,20 +47,22 @@ class Explainer:
         """
         stage = evidence.node.stage or ""
         known = self._names.setdefault(stage, [])
-        found = self._best(evidence, lambda name: name in known) if known else None
+        beside = _Beside(evidence)
+        found = self._best(evidence, lambda name: name in known, beside) if known else None
         count = f"{stage}{apart}"
         if found is None and self._searched.get(count, 0) >= _SEARCHED:
-            return _roughly(evidence, lambda name: name in known) if known else None
+            return _roughly(evidence, beside)
         if found is not None:
             return found
         self._searched[count] = self._searched.get(count, 0) + 1
-        found = self._best(evidence, lambda _: True) or _roughly(evidence, lambda _: True)
+        beside = _Beside(evidence)
+        found = self._best(evidence, lambda _: True, beside) or _roughly(evidence, beside)
         if found is not None:
             known += [part for one in found.candidates for part in one.name.split(" + ")]
         return found
 
-    def _best(self, evidence: Evidence, wanted: Callable[[str], bool]) -> Explanation | None:
-        fits = list(self._fits(evidence, wanted))
+    def _best(self, evidence: Evidence, wanted: Callable[[str], bool], beside: _Beside) -> Explanation | None:
+        fits = list(self._fits(evidence, wanted, beside))
         if not fits:
             return None
         limit = max(_AS_GOOD * min(fit.error for fit in fits), _ROUNDING)
@@ -82,7 +84,7 @@ class Explainer:
                 known = [one for one in self.left_wrong.get(name, ()) if one.words != left.words]
                 self.left_wrong[name] = [*known, left]
 
-    def _fits(self, evidence: Evidence, wanted: Callable[[str], bool]) -> Iterator[_Fit]:
+    def _fits(self, evidence: Evidence, wanted: Callable[[str], bool], beside: _Beside) -> Iterator[_Fit]:
         """What fits: one mistake; if nothing says more than where, in a part; and else two mistakes."""
         offered: dict[str, list[tuple[Node, Alternative]]] = {}
         ranks: set[int] = set()
@@ -92,7 +94,7 @@ class Explainer:
                 ranks.add(fit.alternative.rank)
                 yield fit
 
-        yield from seen(_singly(evidence, wanted, offered))
+        yield from seen(_singly(evidence, wanted, offered, beside))
         if not ranks - {LOOSE}:
             known = bool(ranks)
             yield from seen(fit for fit in _in_parts(evidence, wanted) if not known or fit.alternative.rank < LOOSE)
@@ -100,15 +102,17 @@ class Explainer:
             yield from _pairs(evidence, [place for places in offered.values() for place in places if place[1].rank == 0])
 
 
-def _singly(evidence: Evidence, wanted: Callable[[str], bool], offered: dict[str, list[tuple[Node, Alternative]]]) -> Iterator[_Fit]:
-    """One mistake, at one node or at several; whatever was ``offered`` is kept by its name."""
+def _singly(
+    evidence: Evidence, wanted: Callable[[str], bool], offered: dict[str, list[tuple[Node, Alternative]]], beside: _Beside
+) -> Iterator[_Fit]:
+    """One mistake, at one node or at several; whatever was ``offered`` is kept by its name, what fits ``beside`` rounding there."""
     alike: dict[str, list[tuple[Node, Alternative]]] = {}
     for site in _sites(evidence):
         for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
             offered.setdefault(one.name, []).append((site.node, one))
             for words in one.together:
                 alike.setdefault(words, []).append((site.node, replace(one, words=words)))
-            yield from _fit(evidence, {site.node.name: one})
+            yield from _fit(evidence, {site.node.name: one}, beside)
     tried: set[frozenset[tuple[str, int]]] = set()
     by_name = ([(node, one) for node, one in places if not one.together] for places in offered.values())
     for places in (*by_name, *alike.values()):
@@ -116,13 +120,12 @@ def _singly(evidence: Evidence, wanted: Callable[[str], bool], offered: dict[str
         made = frozenset((name, id(one.compute)) for name, one in by_node.items())
         if len(by_node) > 1 and made not in tried:
             tried.add(made)
-            yield from _fit(evidence, by_node)
+            yield from _fit(evidence, by_node, beside)
 
 
-def _roughly(evidence: Evidence, wanted: Callable[[str], bool]) -> Explanation | None:
+def _roughly(evidence: Evidence, beside: _Beside) -> Explanation | None:
     """The mistake that explains a stage but for 16-bit rounding, if it does so by far better than any other."""
-    but_for = but_for_16_bits(evidence)
-    fits = [] if but_for is None else list(_singly(but_for, wanted, {}))
+    fits = beside.fits
     limit = CLEARLY * min((fit.error for fit in fits), default=0.0)
     good = [fit for fit in fits if fit.error <= limit]
     rank = min((fit.alternative.rank for fit in good), default=LOOSE)
@@ -212,6 +215,20 @@ class _Fit:
     error: float
 
 
+class _Beside:
+    """The mistakes that explain a stage but for 16-bit rounding, as they are met in the search for one that explains it."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._error = but_for_16_bits(evidence)
+        self.fits: list[_Fit] = []
+
+    def look_at(self, value: Array, instead: Mapping[str, Alternative]) -> None:
+        """Keep the mistakes ``instead``, under which the stage has ``value``, if they do."""
+        error = None if self._error is None else self._error(value)
+        if error is not None:
+            self.fits.append(_Fit(list(instead.values())[-1], instead, error))
+
+
 def _candidate(evidence: Evidence, fit: _Fit) -> Candidate:
     changes = 0
     for name, made in fit.made.items():
@@ -222,9 +239,11 @@ def _candidate(evidence: Evidence, fit: _Fit) -> Candidate:
     return Candidate(one.name, one.words, fit.error, one.shows_in, tuple(fit.made), changes, one.rank)
 
 
-def _fit(evidence: Evidence, instead: Mapping[str, Alternative]) -> Iterator[_Fit]:
+def _fit(evidence: Evidence, instead: Mapping[str, Alternative], beside: _Beside | None = None) -> Iterator[_Fit]:
     value = _computed(evidence, instead)
     error = None if value is None else evidence.error(value)
+    if value is not None and beside is not None:
+        beside.look_at(value, instead)
     if error is not None:
         yield _Fit(list(instead.values())[-1], instead, error)
 
@@ -236,8 +255,7 @@ def _sites(evidence: Evidence, within: Array | None = None) -> Iterator[Site]:
     """
     part, values = evidence.part, evidence.values
     recorded = {} if evidence.recorded is None else {evidence.node.name: evidence.recorded}
-    nodes = [node for node in part if is_computed(node)][-_MOST_NODES:]
-    for node in reversed(nodes):
+    for node, _ in reversed(evidence.computed[-_MOST_NODES:]):
         operands, held = _operands(evidence, node, values), recorded.get(node.name)
         yield Site(node, operands, evidence.around, values[node.name], held, within if node.name == evidence.node.name else None)
         if held is None or within is not None or not np.isfinite(held).all():
@@ -255,18 +273,20 @@ def _operands(evidence: Evidence, node: Node, values: Mapping[str, Array]) -> Se
 
 
 def _computed(evidence: Evidence, instead: Mapping[str, Alternative]) -> Array | None:
-    """The wrong node's value with ``instead`` at some nodes; what does not depend on these is not computed again."""
+    """The wrong node's value with ``instead`` at some nodes; what does not depend on these is not computed again.
+
+    None where that changes nothing, or cannot be computed.
+    """
     changed: dict[str, Array] = {}
     values = ChainMap(changed, evidence.values)
-    for node in evidence.part:
-        if not is_computed(node):
-            continue
+    for node, names in evidence.computed:
         other = instead.get(node.name)
-        if other is None and changed.keys().isdisjoint(evidence.part.operand_names(node.name)):
+        if other is None and changed.keys().isdisjoint(names):
             continue
-        operands = _operands(evidence, node, values)
-        value = _value(node, other, operands, evidence.around)
-        if value is None or value.shape != evidence.values[node.name].shape:
+        value = _value(node, other, _operands(evidence, node, values), evidence.around)
+        due = evidence.values[node.name]
+        if value is None or value.shape != due.shape:
             return None
-        changed[node.name] = value
+        if not (value == due).all():
+            changed[node.name] = value
     return changed.get(evidence.node.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,8 +21,8 @@ CLEARLY = 100.0
 SAYS_ENOUGH = LOOSE - 1
 
 
-def but_for_16_bits(evidence: Evidence) -> Evidence | None:
-    """The same evidence, of which a mistake explains all but what 16-bit rounding leaves; None where there is too little to explain."""
+def but_for_16_bits(evidence: Evidence) -> Callable[[Array], float | None] | None:
+    """As ``Evidence.error``, of a mistake that explains all but what 16-bit rounding leaves; None where there is too little to explain."""
     recorded = evidence.recorded
     if recorded is None or not np.isfinite(recorded).all():
         return None
@@ -36,7 +37,7 @@ def but_for_16_bits(evidence: Evidence) -> Evidence | None:
         found = left(value)
         return found if _LEAST_LEFT <= found <= most else None
 
-    return replace(evidence, error=error) if most >= _LEAST_LEFT else None
+    return error if most >= _LEAST_LEFT else None
 
 
 def beside_16_bits(one: Alternative) -> Alternative:

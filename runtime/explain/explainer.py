@@ -75,14 +75,24 @@ class Explainer:
         return Explanation(_candidate(evidence, first), tuple(_candidate(evidence, other) for other in others))
 
     def _keep_state(self, evidence: Evidence, fit: _Fit) -> None:
-        """Keep what a mistake leaves in the state of a node, which later steps read."""
-        for name, one in fit.made.items():
+        """Keep what a mistake leaves in the states of nodes, at it or behind it, which later steps read."""
+        changed = _changed(evidence, fit.made) or {}
+        for name, value in changed.items():
             state = traits_of(evidence.part[name]).state
-            if state is not None and state.is_result:
-                value = one.compute(_operands(evidence, evidence.part[name], evidence.values))
-                left = LeftWrong(fit.alternative.name, fit.alternative.words, value)
-                known = [one for one in self.left_wrong.get(name, ()) if one.words != left.words]
-                self.left_wrong[name] = [*known, left]
+            if state is None:
+                continue
+            if not state.is_result:
+                node, made = evidence.part[name], fit.made.get(name)
+                operands = _operands(evidence, node, ChainMap(changed, evidence.values))
+                if made is None:
+                    value = state.advance(operands, node.attrs, evidence.around.states.get(name))[1]
+                elif made.after is not None:
+                    value = made.after(operands)
+                else:
+                    continue
+            left = LeftWrong(fit.alternative.name, fit.alternative.words, value)
+            known = [one for one in self.left_wrong.get(name, ()) if one.words != left.words]
+            self.left_wrong[name] = [*known, left]
 
     def _fits(self, evidence: Evidence, wanted: Callable[[str], bool], beside: _Beside) -> Iterator[_Fit]:
         """What fits: one mistake; if nothing says more than where, in a part; and else two mistakes."""
@@ -107,10 +117,12 @@ def _singly(
 ) -> Iterator[_Fit]:
     """One mistake, at one node or at several; whatever was ``offered`` is kept by its name, what fits ``beside`` rounding there."""
     alike: dict[str, list[tuple[Node, Alternative]]] = {}
+    before = {left.words for node in evidence.part for left in evidence.around.left_wrong.get(node.name, ())}
     for site in _sites(evidence):
         for one in (one for rule in rules_of(site.node.op) for one in _offers(rule, site) if wanted(one.name)):
             offered.setdefault(one.name, []).append((site.node, one))
-            for words in one.together:
+            # What a mistake left in a state goes with the mistake itself.
+            for words in (*one.together, *([one.words] if one.words in before and one.words not in one.together else [])):
                 alike.setdefault(words, []).append((site.node, replace(one, words=words)))
             yield from _fit(evidence, {site.node.name: one}, beside)
     tried: set[frozenset[tuple[str, int]]] = set()
@@ -273,9 +285,15 @@ def _operands(evidence: Evidence, node: Node, values: Mapping[str, Array]) -> Se
 
 
 def _computed(evidence: Evidence, instead: Mapping[str, Alternative]) -> Array | None:
-    """The wrong node's value with ``instead`` at some nodes; what does not depend on these is not computed again.
+    """The wrong node's value with ``instead`` at some nodes; None where that changes nothing, or cannot be computed."""
+    changed = _changed(evidence, instead)
+    return None if changed is None else changed.get(evidence.node.name)
 
-    None where that changes nothing, or cannot be computed.
+
+def _changed(evidence: Evidence, instead: Mapping[str, Alternative]) -> dict[str, Array] | None:
+    """The values that ``instead`` at some nodes makes others; what does not depend on these is not computed again.
+
+    None where they cannot be computed.
     """
     changed: dict[str, Array] = {}
     values = ChainMap(changed, evidence.values)
@@ -289,4 +307,4 @@ def _computed(evidence: Evidence, instead: Mapping[str, Alternative]) -> Array |
             return None
         if not (value == due).all():
             changed[node.name] = value
-    return changed.get(evidence.node.name)
+    return changed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,10 +10,14 @@ import numpy as np
 from aprgraph.graph.ops import OPS, Array
 from aprgraph.graph.ops.delta_rule import key_heads_of
 from aprgraph.runtime.explain.alternative import Alternative, Compute, explains, with_attrs, with_operand
+from aprgraph.runtime.explain.half_precision import FORMATS
 from aprgraph.runtime.explain.site import Site
 
+#: The ops whose state is another thing than what they give.
+_RECURRENT = tuple(name for name, op in OPS.items() if op.traits.state is not None and not op.traits.state.is_result)
 
-@explains(*(name for name, op in OPS.items() if op.traits.state is not None and not op.traits.state.is_result))
+
+@explains(*_RECURRENT)
 def left_over(site: Site) -> Iterator[Alternative]:
     """The state begins as what an earlier text left, or at zero where there was an earlier pass."""
     state = OPS[site.node.op].traits.state
@@ -27,6 +31,43 @@ def left_over(site: Site) -> Iterator[Alternative]:
     if site.earlier is not None:
         words = f"the state of {site.called} begins at zero, without the earlier steps"
         yield Alternative("state-reset", words, lambda operands: state.advance(operands, site.node.attrs, None)[0])
+
+
+@explains(*_RECURRENT)
+def state_otherwise(site: Site) -> Iterator[Alternative]:
+    """What earlier steps left in its state is kept in a half precision, or lies there in another order."""
+    if site.earlier is None:
+        return
+    left = {one.words: one for one in site.left_wrong}
+    for name, words, change in _changes_of_state(site):
+        # What an earlier step began with so, it left otherwise too.
+        before = left.pop(words).value if words in left else np.asarray(site.earlier)
+        yield _beginning_with(site, name, words, change(before))
+    for one in left.values():  # a mistake before this node, which is made in this step too
+        yield _beginning_with(site, one.name, one.words, one.value)
+
+
+def _changes_of_state(site: Site) -> Iterator[tuple[str, str, Callable[[Array], Array]]]:
+    where, state = f"the state of {site.called}", np.asarray(site.earlier)
+    for half, rounded in FORMATS:
+        yield "state-rounded", f"{where} is kept in {half}", rounded
+    if site.node.op == "short_conv":
+        zero = np.zeros_like(state[:1])
+        yield "state-order", f"{where} has its rows in the other order", lambda rows: rows[::-1]
+        yield "state-order", f"{where} has its rows a place late, without the newest", lambda rows: np.concatenate([zero, rows[:-1]])
+        yield "state-order", f"{where} has its rows a place early, without the oldest", lambda rows: np.concatenate([rows[1:], zero])
+    elif state.ndim == 3 and state.shape[1] == state.shape[2]:
+        yield "state-transposed", f"{where} is transposed in each head", lambda heads: heads.swapaxes(1, 2)
+
+
+def _beginning_with(site: Site, name: str, words: str, earlier: Array) -> Alternative:
+    state = OPS[site.node.op].traits.state
+    assert state is not None
+
+    def advance(operands: Sequence[Array]) -> tuple[Array, Array]:
+        return state.advance(operands, site.node.attrs, earlier)
+
+    return Alternative(name, words, lambda operands: advance(operands)[0], after=lambda operands: advance(operands)[1])
 
 
 @explains("short_conv")

@@ -23,6 +23,7 @@ from aprgraph.runtime.trace.joined_parts import Parts, whole_of, why_not_whole
 from aprgraph.runtime.trace.manifest import TraceEntry, TraceInfo
 from aprgraph.runtime.trace.name_map import EXAMPLE, LEFT_OUT, NameMap
 from aprgraph.runtime.trace.onnx_tensor import ONNX
+from aprgraph.runtime.trace.padding import MASK, PaddedTensors, Padding, read_padding
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.unread_files import Unread, name_of_place, suggest_place
 
@@ -59,19 +60,34 @@ class ArrayTrace(Trace):
             file = " + ".join(given[part] for part, _ in key.keys) if isinstance(key, Parts) else given[key]
             self._keys[file] = key
             entries.append(TraceEntry(one.stage, one.layer, one.step, one.shape, file))
-        alone = {name: lacking[whole] for place, name in every.items() if (whole := whole_of(place)) in lacking}
+        why_not = {name: lacking[whole] for place, name in every.items() if (whole := whole_of(place)) in lacking}
         read = {*places.values(), *self.left_out, tokens[0]}
-        unread = [Unread(name, alone[name], kind="array") if name in alone else _unread(name) for name in arrays if name not in read]
+        padding = None if MASK in read else read_padding(arrays, entries, len(tokens[1]))
+        if isinstance(padding, str):
+            why_not[MASK] = padding
+        elif padding is not None:
+            read.add(MASK)
+        unread = [Unread(name, why_not[name], kind="array") if name in why_not else _unread(name) for name in arrays if name not in read]
+        self._padded: PaddedTensors | None = None
+        ids = tokens[1]
+        if isinstance(padding, Padding) and padding.count:
+            self._padded = PaddedTensors(padding, entries)
+            entries, ids = self._padded.entries, ids[padding.start : padding.stop]
+            unread += self._padded.hidden
+            self.read_as += (padding.sentence,)
         by = {**dict.fromkeys(TORCH, "torch"), **dict.fromkeys(SAFETENSORS, "safetensors"), **dict.fromkeys(ONNX, "onnx")}.get(
             path.suffix.lower(), "numpy"
         )
-        info = TraceInfo({}, by, tokens[1], fitted.plan, fitted.positions, "", {})
+        info = TraceInfo({}, by, ids, fitted.plan, fitted.positions, "", {})
         super().__init__(path, entries, info, [*unread, *strangers], has_manifest=False)
 
     def load_unverified(self, entry: TraceEntry) -> F32:
         """The array of ``entry``, each element rounded to float32; see ``Trace.load``."""
         assert entry.file is not None
-        return read_fitted(self._arrays, self._keys[entry.file], entry.shape)
+        key = self._keys[entry.file]
+        if self._padded is None:
+            return read_fitted(self._arrays, key, entry.shape)
+        return self._padded.without(entry.file, lambda shape: read_fitted(self._arrays, key, shape))
 
 
 def by_name(where: str, arrays: Mapping[Any, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ _EQUAL = 0.9
 _TF32_BITS = 13
 
 
-@explains("linear", "expert_linear")
+@explains("linear", "expert_linear", alone=True)
 def rounded_inputs(site: Site) -> Iterator[Alternative]:
     """What the product reads, and perhaps its weight, is in a half precision, TF32, int8 or FP8, with a scale for each position or one."""
     if not _is_known(site):
@@ -50,7 +50,7 @@ def rounded_inputs(site: Site) -> Iterator[Alternative]:
             yield Alternative(f"inputs-{name}", words, change, GENERAL)
 
 
-@explains("linear", "expert_linear")
+@explains("linear", "expert_linear", alone=True)
 def static_inputs(site: Site) -> Iterator[Alternative]:
     """What the product reads is int8 or FP8 with one scale that was set beforehand, beyond which it is cut off."""
     product = _probes(site) if _is_known(site) else None
@@ -76,7 +76,7 @@ def _in_words(one: StaticFormat, scale: float, x: Array) -> str:
     return f"{words}, and is cut off at it" if largest > scale * one.most * (1 + 0.5 / one.most) else words
 
 
-@explains("linear")
+@explains("linear", alone=True)
 def half_sums(site: Site) -> Iterator[Alternative]:
     """The sums of the product are kept in float16, to which each partial sum is rounded."""
     product = _probes(site) if _is_known(site) else None

@@ -44,14 +44,21 @@ GENERAL, SOLVED, LOOSE = 1, 2, 3
 Rule = Callable[["Site"], Iterator[Alternative]]
 
 _RULES: dict[str, list[Rule]] = {}
+_ALONE: set[Rule] = set()
 #: The name under which rules of every op stand.
 _ANY = ""
 
 
-def explains(*ops: str) -> Callable[[Rule], Rule]:
-    """Declare a rule for nodes of ``ops``; of every op where none is named."""
+def explains(*ops: str, alone: bool = False) -> Callable[[Rule], Rule]:
+    """Declare a rule for nodes of ``ops``; of every op where none is named.
+
+    One that goes ``alone`` offers nothing as the second mistake at a node: its mistakes say too little beside another (their rank is
+    ``GENERAL`` or ``LOOSE``), or take too long to look for.
+    """
 
     def register(rule: Rule) -> Rule:
+        if alone:
+            _ALONE.add(rule)
         for op in ops or (_ANY,):
             _RULES.setdefault(op, []).append(rule)
         return rule
@@ -63,6 +70,11 @@ def rules_of(op: str) -> Sequence[Rule]:
     """The rules of an op, its own first, then those of the op that it is in another arithmetic."""
     other = traits_named(op).variant_of
     return (*_RULES.get(op, ()), *(() if other is None else _RULES.get(other, ())), *_RULES.get(_ANY, ()))
+
+
+def second_rules_of(op: str) -> Sequence[Rule]:
+    """Those of them that offer the second mistake at one node."""
+    return [rule for rule in rules_of(op) if rule not in _ALONE]
 
 
 def tried_of(ops: Sequence[str]) -> int:

@@ -47,7 +47,7 @@ def left_out(site: Site) -> Iterator[Alternative]:
             )
 
 
-@explains()
+@explains(alone=True)
 def zeros(site: Site) -> Iterator[Alternative]:
     """All zeros."""
     if site.recorded is not None and np.abs(site.recorded).max(initial=0.0) <= _NOTHING * np.abs(site.due).max(initial=0.0):
@@ -81,7 +81,7 @@ def other_columns(site: Site) -> Iterator[Alternative]:
             yield Alternative("other-columns", words, with_attrs(site, start=other, stop=other + width))
 
 
-@explains()
+@explains(alone=True)
 def constant_factor(site: Site) -> Iterator[Alternative]:
     """All of it times a number."""
     if site.recorded is None or not np.isfinite(site.recorded).all():
@@ -92,7 +92,7 @@ def constant_factor(site: Site) -> Iterator[Alternative]:
         yield Alternative("factor", words, lambda operands: site.compute(operands) * factor, LOOSE)
 
 
-@explains()
+@explains(alone=True)
 def other_operand(site: Site) -> Iterator[Alternative]:
     """It reads another value of the same shape, as of before or behind a norm."""
     graph = site.around.graph
@@ -154,7 +154,7 @@ def other_positions(site: Site) -> Iterator[Alternative]:
             yield Alternative("positions-shifted", words, _shifted(site, shift, first), GENERAL)
 
 
-@explains()
+@explains(alone=True)
 def other_values(site: Site) -> Iterator[Alternative]:
     """One of several operands is taken for 0 or 1, or with the other sign, or in another's place."""
     if site.recorded is None or len(site.operands) < 2 or traits_of(site.node).is_matmul or traits_of(site.node).chooses:

@@ -24,7 +24,7 @@ _LEAST_POSITIONS = 3
 _SAME = 1e-3
 
 
-@explains()
+@explains(alone=True)
 def rearranged(site: Site) -> Iterator[Alternative]:
     """Positions, heads or columns hold what others of the same tensor should, or its axes are in another order."""
     if site.recorded is None or site.due.ndim < 2 or traits_of(site.node).chooses or not np.isfinite(site.recorded).all():
@@ -48,7 +48,7 @@ def _taken(site: Site, order: Array, axis: int, operands: Sequence[Array]) -> Ar
     return site.compute(operands).take(order, axis=axis)
 
 
-@explains()
+@explains(alone=True)
 def cut_off(site: Site) -> Iterator[Alternative]:
     """It is cut off at a number, as at the largest float16."""
     if site.recorded is None or not site.recorded.size or not np.isfinite(site.recorded).all():
@@ -61,7 +61,7 @@ def cut_off(site: Site) -> Iterator[Alternative]:
         yield Alternative("cut-off", words, lambda operands: np.clip(site.compute(operands), -limit, limit), GENERAL)
 
 
-@explains()
+@explains(alone=True)
 def same_added(site: Site) -> Iterator[Alternative]:
     """The same numbers are added at every position, as a bias is: one of the model's, or whatever they are."""
     dims = site.node.type.dims

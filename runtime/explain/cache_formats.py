@@ -35,7 +35,7 @@ _AFFINE_BITS, _GROUPS = (8, 4, 2), (32, 64, 128)
 _SMALL = 1 << 16
 
 
-@explains("attn_scores", "attn_mix", "attention")
+@explains("attn_scores", "attn_mix", "attention", alone=True)
 def scaled_cache(site: Site) -> Iterator[Alternative]:
     """The KV cache is int8, or FP8 with a scale, or of a block format: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1; or of 8, 4 or 2 bits with a scale and
     a least value for each position, group of columns or channel.
@@ -68,7 +68,7 @@ def scaled_cache(site: Site) -> Iterator[Alternative]:
                 break
 
 
-@explains("attn_scores", "attn_mix")
+@explains("attn_scores", "attn_mix", alone=True)
 def static_cache(site: Site) -> Iterator[Alternative]:
     """The KV cache is int8 or FP8 with one scale that was set beforehand, for k and for v."""
     recorded = site.recorded

@@ -10,7 +10,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Node, renamed
 from aprgraph.graph.ops import Array, is_computed, traits_of
-from aprgraph.runtime.explain.alternative import LOOSE, SOLVED, Alternative, Changed, Compute, Rule, rules_of
+from aprgraph.runtime.explain.alternative import LOOSE, SOLVED, Alternative, Changed, Compute, Rule, rules_of, second_rules_of
 from aprgraph.runtime.explain.evidence import Evidence
 from aprgraph.runtime.explain.explanation import Candidate, Explanation
 from aprgraph.runtime.explain.inverse import operand_behind
@@ -185,7 +185,7 @@ def _at_one_node(evidence: Evidence, offered: Sequence[Alternative]) -> Iterator
         if due is None or due.shape != site.due.shape:
             continue
         changed = replace(site, node=node, operands=change.change(site.operands), due=due)
-        for other in (other for rule in rules_of(node.op) for other in _offers(rule, changed) if other.rank in (0, SOLVED)):
+        for other in (other for rule in second_rules_of(node.op) for other in _offers(rule, changed) if other.rank in (0, SOLVED)):
             words = frozenset((one.words, other.words))
             if other.name == one.name or words in seen:
                 continue

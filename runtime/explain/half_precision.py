@@ -98,7 +98,7 @@ def half_softmax(site: Site) -> Iterator[Alternative]:
             yield Alternative(f"softmax-{name}", f"the softmax is taken in {name}: scores and weights are rounded", both, GENERAL)
 
 
-@explains("attn_scores", "attn_mix", "attention")
+@explains("attn_scores", "attn_mix", "attention", alone=True)
 def half_cache(site: Site) -> Iterator[Alternative]:
     """The KV cache is a half precision, or FP8: what attention reads of it is rounded."""
     places = (2,) if site.node.op == "attention" else ()
@@ -127,7 +127,7 @@ def rounding(rounded: Callable[[Array], Array], weight: Array) -> Array:
     return parts
 
 
-@explains("linear", "expert_linear", "head_linear", "embed", "rms_norm", "layer_norm", "bias_add")
+@explains("linear", "expert_linear", "head_linear", "embed", "rms_norm", "layer_norm", "bias_add", alone=True)
 def half_weights(site: Site) -> Iterator[Alternative]:
     """Weights are kept in a half precision."""
     places = [index for index, _ in site.weight_names()]

@@ -75,7 +75,7 @@ def slips(shape: tuple[int, ...], letter: str) -> tuple[Slip, ...]:
     return tuple(one for one in found if not np.array_equal(one(shape[1], places), places))
 
 
-@explains()
+@explains(alone=True)
 def merged(site: Site) -> Iterator[Alternative]:
     """Heads lie in one order of positions, heads and elements, and go on as if in another: a reshape without a transpose."""
     if site.within is not None or site.due.ndim != 2:
@@ -93,7 +93,7 @@ def _behind(site: Site, slip: Slip, heads: int, operands: Sequence[Array]) -> Ar
     return slip(heads, site.compute(operands))
 
 
-@explains("rope", "rms_norm", "attn_scores", "linear", "cache")
+@explains("rope", "rms_norm", "attn_scores", "linear", "cache", alone=True)
 def split(site: Site) -> Iterator[Alternative]:
     """The heads that it reads are split from a row, or merged into one, without a transpose."""
     if site.within is not None or not site.operands or np.ndim(site.operands[0]) != 2:

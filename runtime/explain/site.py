@@ -62,7 +62,7 @@ class Site:
 
     def compute(self, operands: Sequence[Array] | None = None, **attrs: Attr) -> Array:
         """What the node gives from other operands or with other attributes."""
-        node = renamed(self.node, attrs={**self.node.attrs, **attrs})
+        node = renamed(self.node, attrs={**self.node.attrs, **attrs}) if attrs else self.node
         return compute(node, self.operands if operands is None else operands, self.around)
 
     @cached_property

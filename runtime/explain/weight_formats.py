@@ -30,7 +30,7 @@ _BLOCK_FORMATS = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 _Rounded = Callable[[Array, float], Array]
 
 
-@explains("linear", "expert_linear", "head_linear")
+@explains("linear", "expert_linear", "head_linear", alone=True)
 def rounded_weights(site: Site) -> Iterator[Alternative]:
     """A weight is kept in int8, FP8 or NF4, with scales, or in blocks: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1."""
     products = [one for one in products_of(site) if len(site.operands[one.index].shape) > 1]

@@ -14,6 +14,7 @@ from aprgraph.graph.families import FAMILIES, Family
 from aprgraph.graph.families.registry import find_family_of_kind, load_installed_families
 from aprgraph.graph.ops import traits_of
 from aprgraph.graph.outline import Outline
+from aprgraph.graph.sources.checkpoint.config_class import text_config
 from aprgraph.graph.stages import EMBEDDING, EMBEDDING_NORM
 
 #: The functions of a model's own Python module that every attention layer calls: for RoPE one of several.
@@ -236,7 +237,8 @@ def _find_model(model: Any) -> tuple[Any, str, type[Family]]:
         places = " and ".join(f"model.{path}" for path, _, _ in found)
         raise UnsupportedModelError(f"{type(model).__name__} holds several models, {places}; capture one of them")
     _, part, name = found[0]
-    return part, name, find_family_of_kind(getattr(part.config, "model_type", None)) or classes[name]
+    family = find_family_of_kind(getattr(part.config, "model_type", None)) or classes[name]
+    return part, name, family.of_config(text_config(part.config.to_dict()))
 
 
 def _models_in(model: Any, classes: Mapping[str, type[Family]]) -> list[tuple[str, Any, str]]:

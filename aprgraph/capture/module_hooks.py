@@ -12,7 +12,7 @@ import torch
 
 from aprgraph.capture.attention import AttentionWatch
 from aprgraph.capture.captured_model import CapturedModel
-from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, ExpertsWatch
+from aprgraph.capture.experts import EXPERT_STAGES, FOLLOWED, UNGATED_STAGES, ExpertsWatch
 from aprgraph.capture.inside import SumWithPart, called, multiplied_by, sum_with
 from aprgraph.capture.module_taps import ModuleTaps, Record, Tap, rows_of, until
 from aprgraph.capture.node_modules import MOVES, NodeModules
@@ -176,8 +176,9 @@ class _LayerTaps:
         slot, module = self._captured.experts[self._layer]
         inside = _can_follow(self._captured, self._layer, module)
         weighed = self._captured.weighs_inputs(self._layer)
-        stages = WEIGHED_STAGES if weighed else EXPERT_STAGES
-        watch = (self._watch_weighed if weighed else ExpertsWatch)(
+        is_gated = any(node.stage == EXPERT_STAGES[0] for node in self._nodes)
+        stages = WEIGHED_STAGES if weighed else EXPERT_STAGES if is_gated else UNGATED_STAGES
+        watch = (self._watch_weighed if weighed else partial(ExpertsWatch, stages=stages))(
             module, lambda stage, values: self._record(stage, self._layer, values), inside=inside
         )
         yield Tap(("moe_router", "moe_router_indices", *(stages if inside else ())), self._layer, watch.open)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _FAMILY_COLUMNS = ("family", "models", "described in", "what sets it apart", "stages of its own", "checked against")
 _KEY_COLUMNS = ("key", "what it says", "shapes nodes of the ops", "changes nothing as", "what llama.cpp does otherwise")
+#: So many layers have one of each kind.
+_LAYERS = 3
 _FORMAT_COLUMNS = ("format", "elements", "bytes", "bits each", "value of an element", "fields of a block")
 
 
@@ -128,7 +130,7 @@ def _own_stages(family: type[Family]) -> list[str]:
 
     if numbers_to_give(family):
         return [stage.name for stage, _ in family.stages]
-    plain, own = ([node.stage for node in small_outline(kind).graph.staged()] for kind in (FAMILIES["llama"], family))
+    plain, own = ([node.stage for node in small_outline(kind, block_count=_LAYERS).graph.staged()] for kind in (FAMILIES["llama"], family))
     return list(dict.fromkeys(stage for stage in own if stage is not None and stage not in plain))
 
 

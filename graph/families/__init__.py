@@ -40,7 +40,7 @@ from aprgraph.graph.families.mistral3 import Mistral3
 from aprgraph.graph.families.mixture import Mixture
 from aprgraph.graph.families.modern_bert import ModernBert
 from aprgraph.graph.families.nemotron import Nemotron
-from aprgraph.graph.families.nemotron_h import NemotronH
+from aprgraph.graph.families.nemotron_h import NemotronH, NemotronHMoe
 from aprgraph.graph.families.nomic_bert import NomicBert
 from aprgraph.graph.families.olmo2 import Olmo2
 from aprgraph.graph.families.olmoe import Olmoe
@@ -67,6 +67,7 @@ for _family in (
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
+    NemotronHMoe,
 ):  # fmt: skip
     register(_family)
 

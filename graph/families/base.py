@@ -226,6 +226,11 @@ class Family:
         return slot in cls.hf_transposed
 
     @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> type[Family]:  # noqa: ARG003 -- that of other families
+        """The family of a checkpoint of this one's class: another where GGUF has two for the class. ``config`` is as in ``conversions``."""
+        return cls
+
+    @classmethod
     def made_fields(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """The fields of a config.json, with what transformers' class of the configuration makes of them in place of what it is made of."""
         return fields

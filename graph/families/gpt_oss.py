@@ -38,6 +38,6 @@ class GptOss(Mixture):
         """The sinks: one learnt score for each head, which takes part in the softmax and has no value."""
         return {"sinks": g.weight("attn_sinks", self.heads[0])}
 
-    def activate(self, g: GraphBuilder, gate: str, up: str) -> str:
+    def activate_expert(self, g: GraphBuilder, gate: str, up: str) -> str:
         """The clamped SwiGLU, with the bounds and the sigmoid's factor of the original."""
         return g.apply("moe_expert_swigl", "clamped_swiglu", gate, up, limit=7.0, alpha=1.702)

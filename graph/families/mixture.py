@@ -84,8 +84,7 @@ class Mixture(Decoder):
         ids = self.choose(g, self.choose_by(g, scores))
         weights = self.weigh(g, scores, ids)
         given = g.apply("moe_expert_in", "expert_inputs", x, weights) if self.weighs_inputs else self.expert_input(g, x)
-        gate, up = self.expert_gate_and_up(g, given, ids)
-        outputs = g.expert_linear("moe_expert_out", self.activate(g, gate, up), ids, self.experts, self.hidden)
+        outputs = g.expert_linear("moe_expert_out", self.expert_product(g, given, ids), ids, self.experts, self.hidden)
         terms = (outputs,) if self.weighs_inputs else (outputs, weights)
         if shared is None:
             return g.apply("moe_ffn_out", "expert_sum", *terms)
@@ -106,6 +105,10 @@ class Mixture(Decoder):
     def weighing(self, g: GraphBuilder) -> dict[str, Any]:
         """How scores become weights: the attributes of the op."""
         return {"normalise": self.normalise, "scale": self.expert_scale, "gating": _GATINGS[self.gating_of(g)]}
+
+    def expert_product(self, g: GraphBuilder, x: str, ids: str) -> str:
+        """What the down projections of the chosen experts are given."""
+        return self.activate_expert(g, *self.expert_gate_and_up(g, x, ids))
 
     def expert_gate_and_up(self, g: GraphBuilder, x: str, ids: str) -> tuple[str, str]:
         """The gate projections and the up projections of the chosen experts, whose weights a file may hold as one."""
@@ -137,6 +140,6 @@ class Mixture(Decoder):
         shares = g.inner("moe_router_shares", op, scores)
         return g.apply("moe_router_scores", "bias_add", shares, *g.biases(("moe_router_scores", self.experts), needed=True))
 
-    def activate(self, g: GraphBuilder, gate: str, up: str) -> str:
+    def activate_expert(self, g: GraphBuilder, gate: str, up: str) -> str:
         """The activation of an expert: act(gate) · up."""
         return g.apply("moe_expert_swigl", "mul", g.inner("moe_expert_activated", self.activation, gate), up)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from aprgraph.graph.errors import UnsupportedModelError, shown
-from aprgraph.graph.families.numbers import Reading, number, per_layer, real
+from aprgraph.graph.families.mixture import SIGMOID, Mixture
+from aprgraph.graph.families.numbers import Reading, number, per_layer, real, same_in_all
 from aprgraph.graph.families.rope_scaling import Rope
 from aprgraph.graph.families.state_space import StateSpace
 from aprgraph.graph.families.ungated import UngatedNetwork
@@ -14,22 +15,42 @@ from aprgraph.graph.metadata import ListValue
 
 if TYPE_CHECKING:
     from aprgraph.graph.builder import GraphBuilder, Heads
+    from aprgraph.graph.families.base import Family
 
-_SPACE, _ATTENTION, _NETWORK = "linear_attention", "full_attention", "mlp"
+_SPACE, _ATTENTION, _NETWORK, _EXPERTS = "linear_attention", "full_attention", "mlp", "moe"
 #: Kinds of layers as patterns and versions before 5 call them.
-_KINDS = {"M": _SPACE, "mamba": _SPACE, "*": _ATTENTION, "attention": _ATTENTION, "-": _NETWORK}
-#: What the class takes for sizes that are left out.
-_KV_HEADS, _FFN = 8, 21504
+_KINDS = {"M": _SPACE, "mamba": _SPACE, "*": _ATTENTION, "attention": _ATTENTION, "-": _NETWORK, "E": _EXPERTS}
+#: What the class takes for the number of KV heads where it is left out.
+_KV_HEADS = 8
 #: How many positions converters say that there is room for; nothing depends on it.
 _UNBOUNDED = 1 << 20
+
+
+#: Fields that say the kinds of the layers: each counts before the next.
+_KIND_FIELDS = ("layers_block_type", "layer_types", "hybrid_override_pattern")
+
+#: Fields that the class does not read, or that change no number.
+_IDLE_FIELDS = ("expand", "n_shared_experts", "moe_shared_expert_overlap")
+#: Fields of experts, which configurations have without any too.
+_EXPERT_FIELDS = (
+    "n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "moe_shared_expert_intermediate_size", "moe_latent_size",
+    "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group",
+)  # fmt: skip
+
+
+def _kinds(fields: Mapping[str, Any]) -> list[Any] | None:
+    """The kinds of the layers, by config.json, under their names of today; None where it does not say them."""
+    kinds = next((fields[name] for name in _KIND_FIELDS if fields.get(name)), None)
+    if not isinstance(kinds, (str, list)):
+        return None
+    return [_KINDS.get(kind, kind) if isinstance(kind, str) else kind for kind in kinds]
 
 
 class NemotronH(StateSpace, UngatedNetwork):
     """Nemotron-H, Nemotron Nano 2 (arXiv:2504.03624): layers with a state space, attention without RoPE, or a network with a squared
     ReLU, one of the three in each.
 
-    A layer without a network has attention where it has KV heads, and else a state space. Mixtures of experts have an
-    architecture of their own.
+    A layer without a network has attention where it has KV heads, and else a state space.
     """
 
     architecture = "nemotron_h"
@@ -43,6 +64,8 @@ class NemotronH(StateSpace, UngatedNetwork):
     }  # fmt: skip
     hf_renamed = {"backbone.": "model."}
     activation = "relu_squared"
+    #: The kind of the layers with a network, the field of config.json with its size, and what the class takes without.
+    hf_network: ClassVar[tuple[str, str, int]] = (_NETWORK, "intermediate_size", 21504)
     #: What files without an epsilon of RMSNorms have in its place.
     other_eps = real("attention.layer_norm_epsilon", None, 1e-5, least=0)
     eps = real("attention.layer_norm_rms_epsilon", "layer_norm_epsilon", lambda f: f.other_eps, least=0)
@@ -65,31 +88,37 @@ class NemotronH(StateSpace, UngatedNetwork):
         }
 
     @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> type[Family]:
+        """The one with experts, where a layer has some."""
+        return NemotronHMoe if _EXPERTS in (_kinds(config) or ()) else NemotronH
+
+    @classmethod
     def made_fields(cls, fields: Mapping[str, Any]) -> Mapping[str, Any]:
         """With the numbers of KV heads and of rows of the network for each layer, 0 where it has another kind of part.
 
-        Raises UnsupportedModelError for experts.
+        Raises UnsupportedModelError for a layer of a kind that the family does not have.
         """
-        made = dict(fields)
-        pattern, listed = made.pop("hybrid_override_pattern", None), made.pop("layer_types", None)
-        kinds = made.pop("layers_block_type", None) or listed or pattern
-        if isinstance(kinds, (str, list)):
-            kinds = [_KINDS.get(kind, kind) if isinstance(kind, str) else kind for kind in kinds]
-            unknown = next((kind for kind in kinds if kind not in (_SPACE, _ATTENTION, _NETWORK)), None)
+        kinds, (network, field, default) = _kinds(fields), cls.hf_network
+        left_out = (*_KIND_FIELDS, *_IDLE_FIELDS, *(() if network == _EXPERTS else _EXPERT_FIELDS))
+        made = {name: value for name, value in fields.items() if name not in left_out}
+        if kinds is not None:
+            unknown = next((kind for kind in kinds if kind not in (_SPACE, _ATTENTION, network)), None)
             if unknown is not None:
+                beside = f" beside {_EXPERTS}" if network == _EXPERTS else ""
                 raise UnsupportedModelError(
-                    f"config.json: a layer is of the kind {shown(unknown)}; supported are {_SPACE}, {_ATTENTION} and {_NETWORK}, "
-                    "and no experts"
+                    f"config.json: a layer is of the kind {shown(unknown)}; supported{beside} are {_SPACE} and {_ATTENTION}"
+                    + (f", {_NETWORK}, or {_EXPERTS} in place of it" if network == _NETWORK else "")
                 )
             made["num_hidden_layers"] = len(kinds)
-            heads, size = made.get("num_key_value_heads", _KV_HEADS), made.get("intermediate_size", _FFN)
+            heads, size = made.get("num_key_value_heads", _KV_HEADS), made.get(field, default)
             heads = made.get("num_attention_heads") if heads is None else heads
             made["num_key_value_heads"] = [heads if kind == _ATTENTION else 0 for kind in kinds]
-            made["intermediate_size"] = [size if kind == _NETWORK else 0 for kind in kinds]
+            made["intermediate_size"] = [size if kind == network else 0 for kind in kinds]
         made["max_position_embeddings"] = _UNBOUNDED
         made["hidden_act"] = made.pop("mlp_hidden_act", "relu2")
-        if made.get("rms_norm_eps", 0) == made.get("layer_norm_epsilon", 1e-5):  # which the class does not read
-            made.pop("rms_norm_eps")
+        for name in ("rms_norm_eps", "norm_eps"):  # which the class does not read
+            if made.get(name, 0) == made.get("layer_norm_epsilon", 1e-5):
+                made.pop(name)
         if made.get("mamba_hidden_act", "silu") == "silu":
             made.pop("mamba_hidden_act", None)
         return made
@@ -115,3 +144,41 @@ class NemotronH(StateSpace, UngatedNetwork):
         else:
             part = self.attention(g, normed, layer) if self.kv_heads[layer] else self.state_space(g, normed)
         return g.add("post_ffn_residual", x, part)
+
+
+class NemotronHMoe(Mixture, NemotronH):
+    """Nemotron 3 Nano (NVIDIA, 2025): Nemotron-H with experts in place of the networks, without gates and beside a shared one.
+
+    They are chosen by sigmoids with a bias. All layers with a network have experts. Those of Nemotron 3 Super, which read a
+    latent, are not there.
+    """
+
+    architecture = "nemotron_h_moe"
+    checked_against = "transformers 5.24, llama.cpp 0.5.0"
+    gguf_names = {**NemotronH.gguf_names, "moe_router_scores": "exp_probs_b"}
+    hf_names = {
+        **NemotronH.hf_names,
+        "moe_router_logits": "mixer.gate", "moe_router_scores": "mixer.gate.e_score_correction_bias",
+        **dict.fromkeys(("moe_expert_up", "moe_expert_out"), "mixer.experts"),
+        "shared_up": "mixer.shared_experts.up_proj", "shared_out": "mixer.shared_experts.down_proj",
+    }  # fmt: skip
+    hf_network = (_EXPERTS, "moe_intermediate_size", 7688)
+    gating_function = SIGMOID
+    experts = number("expert_count", "n_routed_experts", most=1 << 16)
+    expert_ffn = same_in_all("expert_feed_forward_length", "moe_intermediate_size")
+    expert_scale = real("expert_weights_scale", "routed_scaling_factor", 1.0)
+    shared_ffn = number("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size", lambda f: f.expert_ffn)
+
+    def choose_by(self, g: GraphBuilder, scores: str) -> str:
+        """The sigmoids of the scores, plus a bias that takes no part in the weights."""
+        return self.biased_sigmoids(g, scores, needs_bias=True)
+
+    def expert_product(self, g: GraphBuilder, x: str, ids: str) -> str:
+        """The activation of the up projections."""
+        up = g.expert_linear("moe_expert_up", x, ids, self.experts, self.expert_ffn)
+        return g.apply("moe_expert_swigl", self.activation, up)
+
+    def shared_expert(self, g: GraphBuilder, x: str) -> str:
+        """The output of the expert that every position uses, which has no gate either."""
+        activated = g.apply("ffn_swigl", self.activation, g.linear("ffn_up", x, self.shared_ffn, slot="shared_up"))
+        return g.linear("ffn_out", activated, self.hidden, slot="shared_out")

@@ -62,6 +62,7 @@ LLAMA_CPP_TOLERANCES = {
             "falcon-h1-f32",
             "falcon-h1-f32-norm",
             "nemotron-h-f32",
+            "nemotron-h-moe-f32",
             "jais2-f32",
         ),
         TOLERANCE,

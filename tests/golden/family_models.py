@@ -122,6 +122,12 @@ _FALCON_H1: dict[str, Any] = _SIZES | {
     "ssm_multipliers": [0.5, 2.0, 4.0, 0.5, 2.0],
 }  # fmt: skip
 
+_NEMOTRON_H: dict[str, Any] = {
+    "vocab_size": 96, "hidden_size": 20, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "mamba_num_heads": 4,
+    "mamba_head_dim": 10, "ssm_state_size": 6, "n_groups": 2, "conv_kernel": 4, "chunk_size": 8, "layer_norm_epsilon": 1e-5,
+    "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
+}  # fmt: skip
+
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 #: The window and the cap bite, and RoPE turns two pairs of eight in layers that see everything.
 _GEMMA_4: dict[str, Any] = _SIZES | {
@@ -352,11 +358,13 @@ MODELS = {
         "mamba_rms_norm": True, "mamba_norm_before_gate": False, "num_hidden_layers": 1,
     }),
     # A layer of each kind, and two groups of B and C.
-    "nemotron-h-f32": FamilyModel("nemotron_h", "NemotronH", {
-        "vocab_size": 96, "hidden_size": 20, "layers_block_type": ["linear_attention", "mlp", "full_attention"], "num_attention_heads": 4,
-        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 28, "mamba_num_heads": 4, "mamba_head_dim": 10, "ssm_state_size": 6,
-        "n_groups": 2, "conv_kernel": 4, "chunk_size": 8, "layer_norm_epsilon": 1e-5, "pad_token_id": None, "bos_token_id": None,
-        "eos_token_id": None, "use_cache": False,
+    "nemotron-h-f32": FamilyModel("nemotron_h", "NemotronH", _NEMOTRON_H | {
+        "layers_block_type": ["linear_attention", "mlp", "full_attention"], "intermediate_size": 28,
+    }),
+    # With a bias that changes which experts are chosen. The router is computed in float32 there.
+    "nemotron-h-moe-f32": FamilyModel("nemotron_h_moe", "NemotronH", _NEMOTRON_H | {
+        "layers_block_type": ["linear_attention", "moe", "full_attention"], "n_routed_experts": 6, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 12, "moe_shared_expert_intermediate_size": 20, "routed_scaling_factor": 2.5,
     }),
     # As E2B and E4B: embeddings for each layer, and layers that share the keys of the last ones of both kinds, with wide networks.
     "gemma4-f32": FamilyModel("gemma4", "Gemma4Text", _GEMMA_4 | {

@@ -127,6 +127,13 @@ _HEADS_OF_LATENT: dict[bool, dict[str, Source]] = {
 }  # fmt: skip
 
 
+_NEMOTRON_EXPERTS = {
+    "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "moe_shared_expert_intermediate_size", "expert_shared_count": "n_shared_experts",
+    "expert_weights_norm": "norm_topk_prob", "expert_weights_scale": "routed_scaling_factor", "expert_group_count": "n_group",
+}  # fmt: skip
+
+
 def _yarn_deepseek(config: Any) -> dict[str, Source]:
     """The keys of YaRN with its factor of the scores, where there is one."""
     if config.rope_parameters["rope_type"] != "yarn":
@@ -356,11 +363,17 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     },
     "nemotron_h": {
         **_HEAD_SIZE, "context_length": lambda _: 1 << 20, **_layer_norm("layer_norm_epsilon"),
-        "feed_forward_length": lambda config: [config.intermediate_size * (kind == "mlp") for kind in config.layers_block_type],
+        "feed_forward_length": lambda config: [
+            {"mlp": config.intermediate_size, "moe": config.moe_intermediate_size}.get(kind, 0) for kind in config.layers_block_type
+        ],
         "attention.head_count_kv": lambda config: [config.num_key_value_heads * (kind == "full_attention") for kind in config.layers_block_type],
         "ssm.conv_kernel": "conv_kernel", "ssm.state_size": "ssm_state_size", "ssm.group_count": "n_groups",
         "ssm.inner_size": lambda config: config.mamba_num_heads * config.mamba_head_dim, "ssm.time_step_rank": "mamba_num_heads",
         "rope.scaling.finetuned": lambda _: False,
+        **{
+            key: lambda config, field=field: getattr(config, field) if "moe" in config.layers_block_type else None
+            for key, field in _NEMOTRON_EXPERTS.items()
+        },
     },
     "gemma4_text": _GEMMA_4,
     "gemma3n_text": _GEMMA_3N,
@@ -540,7 +553,7 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
     """The tensors under transformers' names, each with an end .weight or .bias, as GGUF holds them."""
     for own_name, whole in state.items():
         # The package knows published names.
-        name = own_name.replace("model.", "backbone.") if architecture == "nemotron_h" else own_name
+        name = own_name.replace("model.", "backbone.") if architecture.startswith("nemotron_h") else own_name
         values = _of_falcon(config, name, whole) if architecture == "falcon-h1" else whole
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -562,10 +575,11 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
         elif name.endswith("correct_output_scale"):
             yield f"{name}.weight", values
         elif ".experts." in name:
-            yield from _experts(architecture, name.replace("block_sparse_moe", "mlp"), values)
+            own = name.replace("block_sparse_moe", "mlp").replace("backbone.", "model.").replace(".mixer.", ".mlp.")
+            yield from _experts(architecture, own, values)
         elif name.endswith("block_sparse_moe.router.weight"):
             yield name.replace("router", "router.layer"), values
-        elif ".mixer." in name or ".mamba." in name:
+        elif (".mixer." in name or ".mamba." in name) and not name.endswith("e_score_correction_bias"):
             yield from _state_space(config.n_groups if ".mixer." in name else config.mamba_n_groups, name, values)
         elif architecture.startswith("granite") and ".shared_mlp." in name:
             yield from _shared_network(name, values, has_experts=bool(config.num_local_experts))

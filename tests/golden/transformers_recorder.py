@@ -32,6 +32,7 @@ _BOTH_SIDES = {
 }  # fmt: skip
 _BEHIND = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"}
 _ONE = {"attn_norm": "input_layernorm"}
+_MIXER = {"attn_norm": "norm"}
 _LFM = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}
 _NORMS_OF = {
     "gemma2": _BOTH_SIDES,
@@ -43,8 +44,9 @@ _NORMS_OF = {
     "phi2": _ONE,
     "lfm2": _LFM,
     "lfm2moe": _LFM,
-    "mamba2": {"attn_norm": "norm"},
-    "nemotron_h": {"attn_norm": "norm"},
+    "mamba2": _MIXER,
+    "nemotron_h": _MIXER,
+    "nemotron_h_moe": _MIXER,
     "gpt2": {"attn_norm": "ln_1", "ffn_norm": "ln_2"},
     "exaone4": _BEHIND,
     "command-r": _ONE,
@@ -213,13 +215,13 @@ class Recorder:
         if self.loaded.architecture == "falcon-h1":
             hook_state_space_beside(self._put, index, layer)
             self._hook_heads(index, layer.self_attn)
-        elif self.loaded.architecture == "nemotron_h":
+        elif self.loaded.architecture.startswith("nemotron_h"):
             if hasattr(layer.mixer, "conv1d"):
                 hook_state_space(self._put, index, layer.mixer)
             elif hasattr(layer.mixer, "q_proj"):
                 self._hook_heads(index, layer.mixer)
             else:
-                self._hook_dense(index, layer.mixer)
+                self._hook_feed_forward(index, layer.mixer)
         elif hasattr(layer, "linear_attn"):
             hook_delta_net(self._put, index, layer.linear_attn)
         elif (mixer := getattr(layer, "mixer", None) or getattr(layer, "mamba", None)) is not None:
@@ -406,16 +408,22 @@ class Recorder:
             inner, linear = gate.clamp(max=experts.limit), up.clamp(-experts.limit, experts.limit)
             product = inner * torch.sigmoid(experts.alpha * inner) * (linear + 1)
             out = torch.einsum("nkf,nkfe->nke", product, experts.down_proj[chosen]) + experts.down_proj_bias[chosen]
+        elif not hasattr(experts, "gate_up_proj"):
+            gate, up = None, torch.einsum("ne,nkfe->nkf", x, experts.up_proj[chosen])
+            product = experts.act_fn(up)
+            out = torch.einsum("nkf,nkef->nke", product, experts.down_proj[chosen])
         else:
             gate, up = torch.einsum("ne,nkfe->nkf", x, experts.gate_up_proj[chosen]).chunk(2, dim=-1)
             product = experts.act_fn(gate) * up
             out = torch.einsum("nkf,nkef->nke", product, experts.down_proj[chosen])
-        assert torch.allclose((out * weights[..., None]).sum(1), output, rtol=1e-10, atol=1e-10)
+        near = 1e-10 if hasattr(experts, "gate_up_proj") else 1e-6  # the experts of Nemotron 3 are added in float32
+        assert torch.allclose((out * weights[..., None]).sum(1), output, rtol=near, atol=near)
         stages = {"gate": gate, "up": up, "swigl": product, "out": out}
         self._put(index, "moe_router", weights)
         self._put(index, "moe_router_indices", chosen.double())
         for name, values in stages.items():
-            self._put(index, f"moe_expert_{name}", values)
+            if values is not None:  # a gate there may not be
+                self._put(index, f"moe_expert_{name}", values)
 
 
 def _rows(values: Any) -> torch.Tensor:

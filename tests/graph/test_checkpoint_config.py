@@ -13,6 +13,7 @@ import pytest
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import Decoder, open_family
 from aprgraph.graph.families.llama4 import Llama4
+from aprgraph.graph.families.nemotron_h import NemotronHMoe
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
@@ -835,6 +836,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "Phi-3.5-MoE-instruct": ("phimoe", 128, 1e4, (131072,) * 6, ""),
     "Falcon-H1-0.5B-Base": ("falcon-h1", 64, 1e11, (0,) * 6, ""),
     "NVIDIA-Nemotron-Nano-9B-v2": ("nemotron_h", 128, 1e4, (0,) * 6, ""),
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": ("nemotron_h_moe", 128, 1e4, (0,) * 6, ""),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
@@ -865,7 +867,7 @@ def test_the_size_of_a_dense_network_that_a_mixture_has_not(name: str, tmp_path:
 
 @pytest.mark.contract("FILE-HF-3")
 def test_the_layers_of_nemotron_h() -> None:
-    """By a pattern, as published files have it, or by their kinds, as transformers writes them; experts are not there."""
+    """By a pattern, as published files have it, or by their kinds, as transformers writes them."""
     config = golden_json("published_configs.json")["NVIDIA-Nemotron-Nano-9B-v2"]
     pattern = config.pop("hybrid_override_pattern")
     family = open_family(ConfigMetadata(Path("config.json"), config | {"hybrid_override_pattern": pattern}, {}))
@@ -875,8 +877,34 @@ def test_the_layers_of_nemotron_h() -> None:
     other = open_family(ConfigMetadata(Path("config.json"), config | {"layers_block_type": [kinds[one] for one in pattern]}, {}))
     assert isinstance(other, Decoder)
     assert (other.kv_heads, other.ffn) == (family.kv_heads, family.ffn)
-    with pytest.raises(UnsupportedModelError, match="a layer is of the kind 'E'; supported are linear_attention, .* and no experts"):
-        ConfigMetadata(Path("config.json"), config | {"hybrid_override_pattern": "ME" * 28}, {})
+    with pytest.raises(
+        UnsupportedModelError, match="a layer is of the kind 'O'; supported are linear_attention and full_attention, mlp, or moe"
+    ):
+        ConfigMetadata(Path("config.json"), config | {"hybrid_override_pattern": "MO" * 28}, {})
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_experts_of_nemotron_h_are_of_a_family_of_their_own() -> None:
+    """Which the layers tell, for the class has fields of experts in any case. Networks without experts beside them are refused."""
+    config = golden_json("published_configs.json")["NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"]
+    family = open_family(ConfigMetadata(Path("config.json"), config, {}))
+    assert isinstance(family, NemotronHMoe)
+    assert (family.experts, family.chosen, family.expert_ffn, family.shared_ffn, family.expert_scale) == (128, 6, 1856, 3712, 2.5)
+    kinds = "".join("E" if size else "*" if heads else "M" for heads, size in zip(family.kv_heads, family.ffn, strict=True))
+    assert kinds == config["hybrid_override_pattern"]
+    dense = config | {"hybrid_override_pattern": "M-M*" * 13}
+    assert open_family(ConfigMetadata(Path("config.json"), dense, {})).architecture == "nemotron_h"
+    for fields, message in (
+        (
+            {"hybrid_override_pattern": "ME-*" * 13},
+            "a layer is of the kind 'mlp'; supported beside moe are linear_attention and full_attention",
+        ),
+        ({"n_routed_experts": None}, "field 'n_routed_experts' is missing"),
+        ({"moe_latent_size": 1024}, "moe_latent_size is 1024 .*which the family 'nemotron_h_moe' does not apply"),
+        ({"n_group": 4}, "n_group is 4 .*which the family 'nemotron_h_moe' does not apply"),
+    ):
+        with pytest.raises((ModelError, UnsupportedModelError), match=message):
+            account_for_keys(open_family(ConfigMetadata(Path("config.json"), config | fields, {})), ())
 
 
 @pytest.mark.contract("FILE-HF-3")

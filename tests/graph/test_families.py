@@ -54,6 +54,9 @@ DELTA = [
 CONVOLUTION = [
     "attn_norm", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "attn_out", "post_attn_residual", *DENSE, "post_ffn_residual",
 ]  # fmt: skip
+NEMOTRON_SPACE = [
+    "attn_norm", "ssm_gate", "conv_in", "conv_out", "conv_silu", "ssm_step", "ssm_scan", "ssm_norm", "attn_out", "post_ffn_residual",
+]  # fmt: skip
 LAYER: dict[str, list[str]] = {
     "llama": ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
     "qwen2": ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"],
@@ -170,6 +173,7 @@ LAYER["falcon-h1"] = [
     "post_attn_residual", *DENSE, "post_ffn_residual",
 ]  # fmt: skip
 LAYER["nemotron_h"] = ["attn_norm", "qkv_matmul", *ATTENTION[2:], "post_ffn_residual"]
+LAYER["nemotron_h_moe"] = LAYER["nemotron_h"]
 LAYER["jais2"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *UNGATED, "post_ffn_residual"]
 LAYER["exaone"] = LAYER["llama"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]
@@ -193,18 +197,8 @@ LAYER["modern-bert"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residu
 
 #: Where the first layer is another.
 FIRST_LAYER: dict[str, list[str]] = {
-    "nemotron_h": [
-        "attn_norm",
-        "ssm_gate",
-        "conv_in",
-        "conv_out",
-        "conv_silu",
-        "ssm_step",
-        "ssm_scan",
-        "ssm_norm",
-        "attn_out",
-        "post_ffn_residual",
-    ],
+    "nemotron_h": NEMOTRON_SPACE,
+    "nemotron_h_moe": NEMOTRON_SPACE,
     "bert": ["embedding_norm", *LAYER["bert"]],
     "nomic-bert": ["embedding_norm", *LAYER["nomic-bert"]],
     "modern-bert": ["embedding_norm", *LAYER["modern-bert"][1:]],

@@ -95,7 +95,7 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
         "is 'mamba', a family .*; by its name nearest is mamba2, which",
     ),
     "architecture named after another": (
-        key("general.architecture", STRING, "nemotron_h_moe"),
+        key("general.architecture", STRING, "nemotron_h_dense"),
         UnsupportedModelError,
         "; by its name nearest is nemotron_h, which",
     ),

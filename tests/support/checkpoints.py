@@ -138,6 +138,12 @@ class _Weights:
             return np.concatenate([k.swapaxes(1, 2), v], axis=1)
         if self._architecture == "gemma4" and (theirs := _GEMMA_4.get(own_name.split(".", 3)[-1])) is not None:
             return self._decoded(f"blk.{own_name.split('.')[2]}.{theirs}")
+        of_nemotron = re.fullmatch(r"backbone\.layers\.(\d+)\.mixer\.(?:experts\.(\d+)\.(up|down)_proj\.weight|(gate\..*_bias))", own_name)
+        if of_nemotron is not None:
+            layer, number, part, bias = of_nemotron.groups()
+            return self._decoded(f"blk.{layer}.exp_probs_b.bias" if bias else f"blk.{layer}.ffn_{part}_exps.weight")[
+                int(number or 0) if part else ...
+            ]
         if ".linear_attn." in own_name or ".mixer." in own_name or ".mamba." in own_name:
             return self._delta_net(own_name)
         granite = re.fullmatch(r"model\.layers\.(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear\.weight", own_name)

@@ -117,6 +117,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "falcon-h1": TinyFamily(optional=("conv_out.bias",), rope_base=1e11),
     "jais2": TinyFamily(rope_dims=True, optional=(*_QKV_BIASES, *_BIASES)),
     "nemotron_h": TinyFamily(optional=("conv_out.bias",)),
+    "nemotron_h_moe": TinyFamily(optional=("conv_out.bias",), numbers={"expert_weights_scale": 1.5}),
     "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,

@@ -61,7 +61,7 @@ def find_class(config: Mapping[str, Any], where: Path, tensors: Collection[str] 
             "(docs/families.md): ",
             FAMILY,
         )
-    return family
+    return family.of_config(text_config(config))
 
 
 def kind_of(config: Mapping[str, Any]) -> str:

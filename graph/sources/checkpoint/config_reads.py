@@ -29,8 +29,8 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "residual_multiplier": _GRANITE,
     "logits_scaling": _GRANITE,
     "query_pre_attn_scalar": _GEMMA,
-    "routed_scaling_factor": ("glm4_moe", "dots1", "lfm2_moe", *_LATENT),
-    **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", "dots1", *_LATENT)),
+    "routed_scaling_factor": ("glm4_moe", "dots1", "lfm2_moe", "nemotron_h", *_LATENT),
+    **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", "dots1", "nemotron_h", *_LATENT)),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA_ALL, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
         "starcoder2", "modernbert", "dots1", *_QWEN_VL, "phimoe",
@@ -54,7 +54,9 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text", "gemma3n_text"),
-    "norm_topk_prob": ("olmoe", "dots1", "qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "lfm2_moe"),
+    "norm_topk_prob": (
+        "olmoe", "dots1", "nemotron_h", "qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "lfm2_moe",
+    ),
     "rope_interleave": ("deepseek_v3", "glm4_moe_lite"),
 }  # fmt: skip
 

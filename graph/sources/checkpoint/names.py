@@ -16,13 +16,20 @@ _PREFIXES = ("model.language_model.", "language_model.model.", "language_model."
 _GGUF = re.compile(r"(?:blk\.(\d+)\.)?(.+)")
 #: One of several modules that GGUF holds as one tensor: norms of heads, projections of streams.
 _ONE_OF = re.compile(r"(.+?)(?:\.norms)?\.(\d+)\.(weight|bias)")
-_IN = r"(?:(?:mlp|block_sparse_moe|feed_forward)\.)?experts"
+_IN = r"(?:(?:mlp|mixer|block_sparse_moe|feed_forward)\.)?experts"
 _EXPERT = re.compile(rf"{_IN}\.(\d+)\.(\w+)\.(\w+)")
-_FUSED = re.compile(rf"(?:{_IN}\.(gate_up_proj|down_proj)|block_sparse_moe\.(input|output)_linear)(_bias|_blocks|_scales|\.weight|\.bias)?")
+_FUSED = re.compile(
+    rf"(?:{_IN}\.(gate_up_proj|up_proj|down_proj)|block_sparse_moe\.(input|output)_linear)(_bias|_blocks|_scales|\.weight|\.bias)?"
+)
 #: Of one expert: the slot of each matrix, and Mixtral's names.
 _EXPERT_SLOTS = {
     "gate_proj": "moe_expert_gate", "up_proj": "moe_expert_up", "down_proj": "moe_expert_out",
     "w1": "moe_expert_gate", "w3": "moe_expert_up", "w2": "moe_expert_out",
+}  # fmt: skip
+#: Of all experts in one tensor: the slot, that of gate where up lies behind it.
+_FUSED_SLOTS = {
+    "gate_up_proj": "moe_expert_gate", "input": "moe_expert_gate", "up_proj": "moe_expert_up",
+    "down_proj": "moe_expert_out", "output": "moe_expert_out",
 }  # fmt: skip
 #: Weights that are no module's, and modules that files call otherwise than transformers does: to the slot.
 _OTHERS = {
@@ -102,7 +109,7 @@ class Names:
             part = _part(expert[3])
             return None if part is None else Place(_EXPERT_SLOTS[expert[2]], part, number, int(expert[1]))
         if fused is not None:
-            slot = "moe_expert_gate" if "gate_up_proj" in (fused[1] or "") or fused[2] == "input" else "moe_expert_out"
+            slot = _FUSED_SLOTS[fused[1] or fused[2]]
             return Place(slot, _part((fused[3] or "weight").lstrip("_.")) or "weight", number, fused=True)
         return self._module(rest, number)
 

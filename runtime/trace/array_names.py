@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 
 from aprgraph.graph.stage_suggestions import nearest_part, remark_on
-from aprgraph.runtime.trace.array_trace import TOKENS
+from aprgraph.runtime.trace.token_arrays import TOKENS
 from aprgraph.runtime.trace.unread_files import name_of_place, suggest_place
 
 #: Numbers that count something: a whole part of a name, or behind a word for what is counted. Others, as in `norm2`, are of the name.
-_NUMBER = re.compile(r"(?:(?<=[./])|^|(?<=step)|(?<=layers)|(?<=layer)|(?<=layer[-_])|(?<=blocks)|(?<=block))\d+(?=[./]|$)|(?<=-)\d+$")
+_NUMBER = re.compile(
+    r"(?:(?<=[./])|^|(?<=step)|(?<=step[-_])|(?<=layers)|(?<=layer)|(?<=layer[-_])|(?<=blocks)|(?<=block))\d+(?=[./]|$)|(?<=-)\d+$"
+)
 #: What vLLM and SGLang call the product of the activated gate and up, where one projection gives both; elsewhere it is the first alone.
 _ACTIVATED, _FUSED = re.compile(r"(.*)act_fn"), "gate_up_proj"
 #: What ends a name that means a stage beside one of some others: transformers' modules of a layer, and the layer itself.
 _BESIDE = (
     (".post_attention_layernorm", (".pre_feedforward_layernorm",), "attn_post_norm"),
     (".post_self_attn_layernorm", (".post_attention_layernorm",), "attn_post_norm"),
+    (".post_attention_layernorm.1", (".post_attention_layernorm.0",), "post_attn_residual"),  # vLLM's, which add before they norm
     (".mlp.gate", (".mlp.experts", ".mlp.experts.act_fn"), "moe_router_logits"),
     (".mlp.router", (".mlp.experts",), "moe_router_logits"),
     (".mlp", (".mlp.experts", ".mlp.experts.act_fn"), "moe_ffn_out"),
@@ -29,8 +32,13 @@ _BESIDE = (
 _OF_EXPERTS = (".mlp.experts", ".mlp.experts.act_fn")
 #: What a layer itself is called.
 _A_LAYER = re.compile(r"(?:.*[./])?(?:layers|blocks|h)[./]\{\}")
-#: What some call steps, in front of names that are the same in each.
-_CALLED_STEPS = re.compile(r"(s|t|it|iter|pass|call|forward|token|tok)(\d+)(?=[./])")
+#: What some call steps, in front of names that are the same in each, if anything; and what is step 0 where others count from 1.
+_CALLED_STEPS = re.compile(r"((?:s|t|it|iter|pass|call|forward|token|tok|gen|generated|decode)[-_]?|)(\d+)(?=[./])", re.IGNORECASE)
+_PROMPT = re.compile(r"(?:prefill|prompt)(?=[./])", re.IGNORECASE)
+#: What else says that a name is of a layer, where a number stands in front of it.
+_OF_LAYER = re.compile(r"(?:layers?|blk|blocks?|(?<=[./])h)[-_./]?\d|-\d+$")
+#: Of what a module gives several of, which one: no more are seen, and they are not alike.
+_OF_SEVERAL = re.compile(r"\d.*(?<!layers)(?<!layer)(?<!blocks)(?<!block)(?<!blk)(?<![./]h)\.([01])$")
 _STEP, _LAYER = re.compile(r"step(\d+)\."), re.compile(r"layer(\d+)\.")
 
 
@@ -55,27 +63,30 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
     word = _word_for_steps(arrays)
     groups: dict[str, list[str]] = {}
     for name in arrays:
-        pattern = _NUMBER.sub("{}", _with_steps(name, word))
-        groups.setdefault(word + pattern.removeprefix("step") if word and pattern.startswith("step{}") else pattern, []).append(name)
+        pattern = _pattern(_with_steps(name, word))
+        groups.setdefault(pattern if word is None or not pattern.startswith("step{}") else word + pattern[4:], []).append(name)
     found = []
     taken: dict[str, str] = {}
     for pattern, names in groups.items():
-        rule, remark = (None, "the prompt's token ids") if pattern in TOKENS else _rule([_with_steps(name, word) for name in names])
+        of_tokens = re.split(r"[./]", pattern)[-1] in TOKENS
+        rule, remark = (None, "the prompt's token ids") if of_tokens else _rule([_with_steps(name, word) for name in names])
         if (stage := _beside(pattern, groups)) is not None:
             rule, remark = f"{_expression(names[0])}={stage}", None
         elif pattern.endswith(_OF_EXPERTS):
             rule, remark = None, "of all chosen experts of all positions: no stage holds that"
         product = _ACTIVATED.fullmatch(names[0])
-        if rule is not None and product is not None and f"{product[1]}{_FUSED}" in arrays:
+        if rule is not None and product is not None and any(f"{product[1]}{fused}" in arrays for fused in (_FUSED, f"{_FUSED}.0")):
             rule = rule.replace("ffn_silu", "ffn_swigl")
-        if rule is not None and word and pattern.startswith(f"{word}{{}}"):
-            rule = word + rule.removeprefix("step")
+        if rule is not None and word is not None and pattern.startswith(f"{word}{{}}") and rule.startswith("step"):
+            rule = re.escape(word) + rule.removeprefix("step")
         # A rule is for what stands behind a dot too: here that is something else.
         if rule is not None and any(other.endswith((f".{pattern}", f"/{pattern}")) for other in groups):
             rule = f"^{rule}"
         if rule is not None:
             places = _places(rule, names)
-            if (other := next((taken[place] for place in places if place in taken), None)) is not None:
+            if len(set(places)) < len(places):
+                rule, remark = None, "of one place by their names; say with rules which of them are whose"
+            elif (other := next((taken[place] for place in places if place in taken), None)) is not None:
                 expression, _, at = rule.rpartition("=")
                 rule, remark = None, f"its place would be that of {other}; if it is of step 1, the rule is {expression}=step1.{at}"
             else:
@@ -99,9 +110,22 @@ def _beside(pattern: str, groups: Collection[str]) -> str | None:
     return None
 
 
+def _pattern(name: str) -> str:
+    """``name`` with {} for what counts."""
+    end = _end_of_counts(name)
+    return _NUMBER.sub("{}", name[:end]) + name[end:]
+
+
 def _expression(name: str) -> str:
-    """The regular expression of a name with its one number."""
-    return r"(\d+)".join(re.escape(part) for part in _NUMBER.split(name))
+    """The regular expression of a name with what counts."""
+    end = _end_of_counts(name)
+    return r"(\d+)".join(re.escape(part) for part in _NUMBER.split(name[:end])) + re.escape(name[end:])
+
+
+def _end_of_counts(name: str) -> int:
+    """Where ``name`` ends but for what says which of several a module gives."""
+    match = _OF_SEVERAL.search(name)
+    return len(name) if match is None else match.start(1) - 1
 
 
 def _places(rule: str, names: Sequence[str]) -> list[str]:
@@ -111,25 +135,27 @@ def _places(rule: str, names: Sequence[str]) -> list[str]:
     return [match.expand(place) for match in matches if match is not None]
 
 
-def _word_for_steps(names: Collection[str]) -> str:
-    """What stands before the number of a step in place of ``step``; empty where no such word counts from 0."""
+def _word_for_steps(names: Collection[str]) -> str | None:
+    """What stands before the number of a step in place of ``step``, perhaps nothing; None where no such word counts all of them."""
     counted: dict[str, set[int]] = {}
     for name in names:
-        if (match := _CALLED_STEPS.match(name)) is not None:
+        match = _CALLED_STEPS.match(name)
+        if match is not None and (match[1] or _OF_LAYER.search(name, match.end())):
             counted.setdefault(match[1], set()).add(int(match[2]))
-    return next((word for word, numbers in counted.items() if numbers == set(range(len(numbers))) and len(numbers) > 1), "")
+    first = int(any(map(_PROMPT.match, names)))
+    return next((word for word, at in counted.items() if at == set(range(first, first + len(at))) and len(at) + first > 1), None)
 
 
-def _with_steps(name: str, word: str) -> str:
+def _with_steps(name: str, word: str | None) -> str:
     """``name`` with ``step`` for the ``word`` before the number of a step."""
-    match = _CALLED_STEPS.match(name)
-    return "step" + name[len(word) :] if word and match is not None and match[1] == word else name
+    match = None if word is None else _CALLED_STEPS.match(name)
+    return "step" + name[len(match[1]) :] if match is not None and match[1] == word else name
 
 
 def _rule(names: Sequence[str]) -> tuple[str | None, str | None]:
     """The rule for names that differ in numbers alone, of which steps and layers are taken up, and what is to be known of it."""
     # Step 0 is the one that places do not name.
-    name = next((name for name in names if not re.match(r"step0+[./]", name)), names[0])
+    name = next((name for name in names if not re.match(r"step[-_]?0+[./]", name)), names[0])
     place, word = suggest_place(name)
     if place is None or word is None or "<N>" in place:  # of a layer, and the name has no number
         return None, None
@@ -137,7 +163,7 @@ def _rule(names: Sequence[str]) -> tuple[str | None, str | None]:
     if remark is not None and nearest_part(word) is None:  # no array like this one has the place alone
         return None, remark
     target = name_of_place(place, word)
-    numbers = [int(found) for found in _NUMBER.findall(name)]
+    numbers = [int(found) for found in _NUMBER.findall(name[: _end_of_counts(name)])]
     expression = _expression(name)
     written = ""
     for counted, pattern in (("step", _STEP), ("layer", _LAYER)):

@@ -233,6 +233,8 @@ def _flat_or_batch(stage: Stage, shape: Shape, n: int | None) -> str:
     if len(axes) <= 1 < len(stage.dims):
         sizes = [(str(n) if n else letter) if letter in ("n", "t") else "-1" for letter in stage.dims]
         whole = f"array.reshape({', '.join(sizes)})" if sizes.count("-1") == 1 else "them as axes"
+        if len(stage.dims) == 2 and n and axes and axes[0] % n:
+            return f"; it looks flat, and is not of {n} positions: give array[None] of one"
         one = ", or of one position array[None]" if len(stage.dims) == 2 else ""
         return f"; it looks flat: give {whole}{one}"
     if len(axes) == most + 1:

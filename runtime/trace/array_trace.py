@@ -25,11 +25,8 @@ from aprgraph.runtime.trace.name_map import EXAMPLE, LEFT_OUT, NameMap
 from aprgraph.runtime.trace.onnx_tensor import ONNX
 from aprgraph.runtime.trace.padding import MASK, PaddedTensors, Padding, read_padding
 from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.token_arrays import TOKENS, read_tokens
 from aprgraph.runtime.trace.unread_files import Unread, name_of_place, suggest_place
-
-#: Names under which people keep the token ids of the prompt beside its tensors.
-TOKENS = ("tokens", "token_ids", "input_ids")
-_MOST_TOKENS = 1 << 24
 
 
 class ArrayTrace(Trace):
@@ -48,11 +45,11 @@ class ArrayTrace(Trace):
         places = {place: name for place, name in every.items() if whole_of(place) not in lacking}
         if not places:
             raise TraceError(f"{where}: {next(iter(lacking.values()))}")
-        tokens = _tokens(where, arrays, {*every.values(), *self.left_out})
+        tokens = read_tokens(where, arrays, {*every.values(), *self.left_out})
         given: dict[tuple[int | None, str, int], Any] = {(place.layer, place.stage, place.step): name for place, name in places.items()}
         arrays, self.read_as = _with_floats(where, arrays, places)
         self._arrays = _Renamed(arrays, given)
-        fitted = fit_arrays(where, self._arrays, len(tokens[1]))
+        fitted = fit_arrays(where, self._arrays, len(tokens.prompt))
         self.regrouped = fitted.regrouped
         self._keys: dict[str, Any] = {}
         entries = []
@@ -61,15 +58,15 @@ class ArrayTrace(Trace):
             self._keys[file] = key
             entries.append(TraceEntry(one.stage, one.layer, one.step, one.shape, file))
         why_not = {name: lacking[whole] for place, name in every.items() if (whole := whole_of(place)) in lacking}
-        read = {*places.values(), *self.left_out, tokens[0]}
-        padding = None if MASK in read else read_padding(arrays, entries, len(tokens[1]))
+        read = {*places.values(), *self.left_out, *tokens.names}
+        padding = None if MASK in read else read_padding(arrays, entries, len(tokens.prompt))
         if isinstance(padding, str):
             why_not[MASK] = padding
         elif padding is not None:
             read.add(MASK)
         unread = [Unread(name, why_not[name], kind="array") if name in why_not else _unread(name) for name in arrays if name not in read]
         self._padded: PaddedTensors | None = None
-        ids = tokens[1]
+        ids = tokens.prompt
         if isinstance(padding, Padding) and padding.count:
             self._padded = PaddedTensors(padding, entries)
             entries, ids = self._padded.entries, ids[padding.start : padding.stop]
@@ -78,7 +75,8 @@ class ArrayTrace(Trace):
         by = {**dict.fromkeys(TORCH, "torch"), **dict.fromkeys(SAFETENSORS, "safetensors"), **dict.fromkeys(ONNX, "onnx")}.get(
             path.suffix.lower(), "numpy"
         )
-        info = TraceInfo({}, by, ids, fitted.plan, fitted.positions, "", {})
+        extra = {"generated": list(tokens.generated)} if tokens.generated else {}
+        info = TraceInfo({}, by, ids, fitted.plan, fitted.positions, "", extra)
         super().__init__(path, entries, info, [*unread, *strangers], has_manifest=False)
 
     def load_unverified(self, entry: TraceEntry) -> F32:
@@ -193,22 +191,6 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict
             raise TraceError(f"{where}: holds no arrays; expected some under names such as 'layer0.ffn_out'")
         raise TraceError(f"{where}: {held}; name places with ", NAMES.given(EXAMPLE, in_python=f"[{EXAMPLE}]"), *advice)
     return places, tuple(left_out)
-
-
-def _tokens(where: str, arrays: Mapping[str, Any], taken: Collection[str]) -> tuple[str | None, tuple[int, ...]]:
-    """The prompt's token ids, and the name of the array that they stand in, none of those ``taken``; (None, ()) where there is none."""
-    name = next((name for name in TOKENS if name in arrays and name not in taken), None)
-    if name is None:
-        return None, ()
-    try:
-        ids, _ = to_numpy(arrays[name])
-    except TraceError as error:
-        raise TraceError(f"{where}: {shown(name)} {error}") from None
-    flat = ids.reshape(-1)
-    one_text = ids.shape in ((flat.size,), (1, flat.size)) and 0 < flat.size < _MOST_TOKENS
-    if ids.dtype.kind not in "iu" or not one_text or flat.min() < 0:
-        raise TraceError(f"{where}: {shown(name)} is {ids.dtype} of the shape {list(ids.shape)}, expected the token ids of one text, [n]")
-    return name, tuple(map(int, flat))
 
 
 def _unread(name: str) -> Unread:

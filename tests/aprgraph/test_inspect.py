@@ -299,6 +299,35 @@ def test_rules_for_the_names_of_other_engines(tmp_path: Path, monkeypatch: pytes
         r"--map 'model\.layers\.(\d+)\.mlp\.act_fn=layer\1.ffn_swigl'",
     ]
     assert rules(of_layer[-1]) == [r"--map 'model\.layers\.(\d+)\.mlp\.act_fn=layer\1.ffn_silu'"]
+    # vLLM's layers give a bias beside each product, and the stream beside each norm.
+    several = ("self_attn.qkv_proj.0", "mlp.gate_up_proj.0", "mlp.act_fn", "post_attention_layernorm.0", "post_attention_layernorm.1")
+    assert rules(*(f"model.layers.{{}}.{name}" for name in several)) == [
+        r"--map 'model\.layers\.(\d+)\.self_attn\.qkv_proj\.0=layer\1.qkv_matmul'",
+        r"--map 'model\.layers\.(\d+)\.mlp\.act_fn=layer\1.ffn_swigl'",
+        r"--map 'model\.layers\.(\d+)\.post_attention_layernorm\.1=layer\1.post_attn_residual'",
+    ]
+
+
+@pytest.mark.parametrize("files", [("step_0", "step_1", "step_2"), ("000", "001", "002"), ("prefill", "decode_1", "decode_2")])
+def test_rules_for_steps_in_files_of_their_own(tmp_path: Path, files: tuple[str, ...]) -> None:
+    """Each with its tokens, of which those of generated tokens are one each."""
+    for step, file in enumerate(files):
+        arrays = {f"layers.{layer}.mlp": np.full((1 if step else 3, 8), 10 * step + layer, np.float32) for layer in range(2)}
+        np.savez(tmp_path / f"{file}.npz", **arrays, input_ids=np.array([[20 + step]] if step else [[3, 1, 4]]))
+    document, _ = inspect(str(tmp_path))
+    rules = [option.removeprefix("--map '").removesuffix("'") for option in document["rules that their names suggest"]]
+    trace = Trace.open(tmp_path, names=rules)
+    assert {entry.key for entry in trace} == {(step, layer, "ffn_out") for step in range(3) for layer in range(2)}
+    assert all((trace.load(entry) == 10 * entry.step + entry.layer).all() for entry in trace)
+    assert trace.info is not None
+    assert (trace.info.tokens, trace.info.extra, trace.unread) == ((3, 1, 4), {"generated": [21, 22]}, ())
+
+
+def test_no_rule_gives_one_place_to_two_arrays(tmp_path: Path) -> None:
+    np.savez(tmp_path / "dump.npz", **{f"{rank}.layers.{layer}.mlp": np.ones((5, 8)) for rank in (4, 7) for layer in range(2)})
+    document, _ = inspect(str(tmp_path / "dump.npz"))
+    assert document["arrays"] == {"{}.layers.{}.mlp": "4 of 5x8 (of one place by their names; say with rules which of them are whose)"}
+    assert document["rules that their names suggest"] == {}
 
 
 def test_rules_where_some_arrays_have_places_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,7 @@ def test_axes_in_ggml_s_order_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("shape", "stage", "tokens", "advice"), [
     ((18,), "attn_norm", 3, "expected n x E: 3 positions x hidden size; it looks flat: give array.reshape(3, -1), or of one position array[None]"),
     ((18,), "attn_norm", 0, "expected n x E: positions x hidden size; it looks flat: give array.reshape(n, -1), or of one position array[None]"),
+    ((7,), "attn_norm", 3, "expected n x E: 3 positions x hidden size; it looks flat, and is not of 3 positions: give array[None] of one"),
     ((18,), "attn_scores", 3, "heads x 3 positions x positions attended to; it looks flat: give array.reshape(-1, 3, 3)"),
     ((2, 3, 6), "attn_norm", 3, "; a batch? give one text of it, such as array[0]"),
     ((3, 2, 6), "attn_norm", 3, "; a batch? give one text of it, such as array[:, 0]"),

@@ -19,6 +19,7 @@ from aprgraph.graph.sources.whole_digest import sampled_share
 from aprgraph.graph.stages import LOGITS, is_logits
 from aprgraph.graph.words import joined, listed
 from aprgraph.runtime.blame.arithmetic_fit import limits_of
+from aprgraph.runtime.blame.beginnings import where_it_begins
 from aprgraph.runtime.blame.broken_model import see_broken_model
 from aprgraph.runtime.blame.chosen_arithmetic import ChosenArithmetic
 from aprgraph.runtime.blame.file_suspect import differs_unseen, is_run_of, suspect_file
@@ -29,7 +30,7 @@ from aprgraph.runtime.blame.model_row_order import in_order_of_model
 from aprgraph.runtime.blame.other_model import check_sizes, find_other_model, named_models
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
-from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
+from aprgraph.runtime.blame.recorded import BEGINNING, Beginning, PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.repeated import with_repeats
 from aprgraph.runtime.blame.replay import Replay, Replayer
 from aprgraph.runtime.blame.replay_workers import ReplayWorkers
@@ -86,11 +87,17 @@ def audit(
 
     chosen = ChosenArithmetic(arithmetic)
 
-    def audit_unless(one: Trace, hopeless: Hopeless) -> Audit | None:
+    def audit_unless(one: Trace, hopeless: Hopeless, beginning: Beginning = BEGINNING) -> Audit | None:
         auditor = Auditor(
-            one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=chosen, executor=executor
-        )
+            one, replayed, tokens=tokens, profile=profile, tolerances=tolerances, stages=stages, arithmetic=chosen, executor=executor,
+            beginning=beginning,
+        )  # fmt: skip
         return auditor.audit_unless(hopeless, progress)
+
+    def audit_from(beginning: Beginning) -> Audit:
+        again = audit_unless(once, lambda _: False, beginning)
+        assert again is not None
+        return again
 
     found = audit_unless(once, lambda _: False)
     assert found is not None
@@ -108,6 +115,7 @@ def audit(
         found_in[other] = again
     chosen = min(found_in, key=lambda one: len(found_in[one].wrong))
     found = found_in[chosen]
+    found = where_it_begins(found, once, audit_from)
     found = with_repeats(in_other_places(found, once, replayed.model.family.layers, audit_unless), repeated)
     return replace(found, notes=(*found.notes, *notes), about=trace_fact(found.name, found.trace, trace))
 
@@ -120,7 +128,7 @@ class Auditor:
     ``tolerances`` set limits for single stages, as in ``diff``; ``stages`` are the stages that they may name
     (default: those of the trace). Audits of one model may share a ReplayedModel. ``arithmetic`` is that which the trace was computed
     in, as ``chosen_arithmetic.py`` has it (default: the one that the manifest names, or, without a manifest, that explains the trace).
-    The workers of ``executor`` compute the values (default: this process).
+    The workers of ``executor`` compute the values (default: this process). ``beginning`` is where the trace's positions begin.
 
     Raises ComparisonError for an unknown profile or tokens that contradict the manifest, TokenError for ids outside
     the vocabulary, TraceError for a damaged file, and ModelError for a model whose graph cannot be built.
@@ -137,6 +145,7 @@ class Auditor:
         stages: Iterable[str] | None = None,
         arithmetic: ChosenArithmetic | None = None,
         executor: WorkersExecutor | None = None,
+        beginning: Beginning = BEGINNING,
     ) -> None:
         if profile is not None:
             check_profile(profile)
@@ -148,7 +157,7 @@ class Auditor:
             check_tokens(known, model)
         self.graph = _graph_of(trace, replayed, known)
         check_sizes(trace, replayed, self.graph)
-        self.recorded = Recorded(trace, self.graph, known)
+        self.recorded = Recorded(trace, self.graph, known, beginning)
         self._kept = None if profile is not None else kept_in(trace)
         self.profile = profile or own_profile(trace.info, self.graph, self._kept.format if self._kept is not None else None)
         self._arithmetic = arithmetic or ChosenArithmetic()
@@ -156,7 +165,7 @@ class Auditor:
         is_open = profile is None and self._kept is None and self.profile != QUANT_VS_FLOAT and not states_arithmetic(trace.info)
         if (chosen := self._arithmetic.of(trace.info, self.graph, self.recorded, replayed.weights.read, is_open=is_open)) is not None:
             self.graph = apply_arithmetic(self.graph, chosen)
-            self.recorded = Recorded(trace, self.graph, known)
+            self.recorded = Recorded(trace, self.graph, known, beginning)
             tolerances = (*limits_of(self.graph, names), *tolerances)
             if self._kept is None and self.profile != QUANT_VS_FLOAT:
                 self.profile = profile or EXACT_PROFILE
@@ -276,7 +285,7 @@ class Auditor:
         """
         last = max(self.recorded.steps if only is None else (key.step for key in only), default=-1)
         states: dict[str, Array] = {}
-        lost: frozenset[str] = frozenset()
+        lost = self.replayer.lost_before()
         for step in (step for step in self.recorded.passes() if step <= last):
             tensors = self.recorded.of_step(step)
             replay = self.replayer.replay(step, states, lost, keep_states=step < last)
@@ -330,8 +339,9 @@ class Auditor:
             return tensor.misfit or tensor.missing or ""
         ancestors = self.graph.ancestors([tensor.node.name])
         step = tensor.entry.step
-        if step and lost & ancestors:
-            return "it needs keys and values of earlier steps, which were not recorded; record the steps from 0 on"
+        if lost & ancestors:
+            steps = "positions" if self.recorded.beginning.before else "steps"
+            return f"it needs keys and values of earlier {steps}, which were not recorded; record the {steps} from 0 on"
         if step and self.recorded.pass_tokens(step) is None:
             return f"what it is computed from was not recorded, nor does the manifest name the token of step {step}"
         return Message("what it is computed from was not recorded, and the tokens are not known; give them with ", TOKENS)

@@ -27,6 +27,22 @@ PromptTokens = Sequence[int] | None
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """The positions of a trace begin at ``position``. Those before were not recorded, with their keys, or are ``padding``, and hidden."""
+
+    position: int = 0
+    is_padding: bool = False
+
+    @property
+    def before(self) -> int:
+        """How many positions that are attended to come before the first."""
+        return 0 if self.is_padding else self.position
+
+
+BEGINNING = Beginning()
+
+
+@dataclass(frozen=True)
 class RecordedTensor:
     """One tensor of a trace. ``shape`` is the node's, of all positions of the pass; ``last_axis`` is the axis of the positions
     where the trace holds the last of them alone. ``misfit`` says why it is neither, where its size is what does not fit, and
@@ -54,11 +70,14 @@ class RecordedTensor:
 class Recorded:
     """The tensors of ``trace`` by (step, node name). ``tokens`` are the prompt's, None if nobody knows them.
 
+    A prompt in parts is steps of several positions. ``beginning`` is where the positions of step 0 begin.
+
     Raises ComparisonError for tensors of another number of positions than there are tokens.
     """
 
-    def __init__(self, trace: Trace, graph: Graph, tokens: Sequence[int] | None) -> None:
+    def __init__(self, trace: Trace, graph: Graph, tokens: Sequence[int] | None, beginning: Beginning = BEGINNING) -> None:
         self.trace = trace
+        self.beginning = beginning
         self.tokens = None if tokens is None else tuple(tokens)
         generated = trace.info.extra.get("generated", []) if trace.info is not None else []
         self.generated: tuple[int, ...] = tuple(generated) if isinstance(generated, list) else ()
@@ -66,15 +85,19 @@ class Recorded:
         placed = [(entry, nodes[entry.layer, entry.stage]) for entry in trace.entries if (entry.layer, entry.stage) in nodes]
         self.foreign = tuple(entry for entry in trace.entries if (entry.layer, entry.stage) not in nodes)
         seen = _positions(placed)
+        self._parts = _parts(placed, seen, self.tokens)
+        if self.tokens is not None and seen is not None and len(self.tokens) == beginning.before + seen:
+            self.tokens = self.tokens[beginning.before :]
         #: Set where the tensors look like one rank's of a tensor-parallel run.
         self.shard: Shard | None = None
         if self.tokens is not None or seen is not None:
-            self.shard = _shard(trace, placed, len(self.tokens) if self.tokens is not None else seen or 0)
-        if self.tokens is not None and self.shard is None and seen not in (None, len(self.tokens)):
+            self.shard = _shard(trace, placed, len(self.tokens) if self.tokens is not None and not self._parts else seen or 0)
+        if self.tokens is not None and self.shard is None and not self._parts and seen not in (None, len(self.tokens)):
             raise ComparisonError(
                 f"{trace.directory}: its tensors are of {seen} positions, but the prompt has {len(self.tokens)} tokens; give this run's"
             )
-        self.prompt_length = len(self.tokens) if self.tokens is not None else seen
+        #: That of its first part, where it is in parts.
+        self.prompt_length = len(self.tokens) if self.tokens is not None and not self._parts else seen
         self._tensors: dict[int, dict[str, RecordedTensor]] = {}
         for entry, node in placed:
             self._tensors.setdefault(entry.step, {})[node.name] = self._place(entry, node)
@@ -105,19 +128,31 @@ class Recorded:
 
     def pass_tokens(self, step: int) -> tuple[int, ...] | None:
         """The tokens of a step's pass, or None if they are not known."""
-        if step == 0:
-            return self.tokens
-        return self.generated[step - 1 : step] if step <= len(self.generated) else None
+        if step == 0 or step in self._parts:
+            first, length = self._offset(step), self.pass_length(step)
+            return None if self.tokens is None or first is None or length is None else self.tokens[first : first + length] or None
+        generated = step - max(self._parts, default=0)
+        return self.generated[generated - 1 : generated] if generated <= len(self.generated) else None
 
     def pass_start(self, step: int) -> int | None:
         """The position of the first token of a step's pass, or None if it is not known."""
-        if step == 0:
-            return 0
-        return None if self.prompt_length is None else self.prompt_length + step - 1
+        offset = self._offset(step)
+        return None if offset is None else self.beginning.position + offset
 
     def pass_length(self, step: int) -> int | None:
         """How many positions a step's pass has, or None if that is not known."""
-        return self.prompt_length if step == 0 else 1
+        return self.prompt_length if step == 0 else self._parts.get(step, 1)
+
+    def pass_attended(self, step: int) -> int | None:
+        """How many positions a step's pass attends to, its own among them, or None if that is not known."""
+        offset, length = self._offset(step), self.pass_length(step)
+        return None if offset is None or length is None else self.beginning.before + offset + length
+
+    def _offset(self, step: int) -> int | None:
+        """How many positions the steps before have."""
+        if step == 0:
+            return 0
+        return None if self.prompt_length is None else self.prompt_length + sum(self._parts.get(one, 1) for one in range(1, step))
 
     def load(self, tensor: RecordedTensor) -> F32:
         """The values, f32 in ``shape``; of the last position alone where the trace holds no more. Raises TraceError."""
@@ -141,10 +176,10 @@ class Recorded:
     def _place(self, entry: TraceEntry, node: Node) -> RecordedTensor:
         if entry.file is None:
             return RecordedTensor(entry, node, missing="it has statistics only")
-        n, start = self.pass_length(entry.step), self.pass_start(entry.step)
-        if n is None or start is None:
+        n, t = self.pass_length(entry.step), self.pass_attended(entry.step)
+        if n is None or t is None:
             return RecordedTensor(entry, node, missing=Message("how many positions it has is not known; give the tokens with ", TOKENS))
-        shape = node.type.bind(n=n, t=start + n)
+        shape = node.type.bind(n=n, t=t)
         count = math.prod(entry.shape)
         if count == math.prod(shape):
             return RecordedTensor(entry, node, shape)
@@ -158,6 +193,34 @@ class Recorded:
                 f": {self.shard.part} the width, as {self.shard.rank} of a tensor-parallel run has it; gather the ranks before writing"
             )
         return RecordedTensor(entry, node, misfit=misfit)
+
+
+def _parts(placed: Sequence[tuple[TraceEntry, Node]], first: int | None, tokens: Sequence[int] | None) -> dict[int, int]:
+    """How many positions the steps behind the first have that are parts of the prompt, as most of their tensors do.
+
+    The ``tokens`` of the prompt say so, which are as many, or scores that attend to the parts before: a step of several positions alone
+    may be another text, or the whole of it again.
+    """
+    votes: dict[int, Counter[int]] = {}
+    attends: dict[int, list[int]] = {}
+    for entry, node in placed:
+        dims = node.type.dims
+        each = math.prod(dim for dim in dims if isinstance(dim, int))
+        if entry.step and "t" in dims:
+            attends.setdefault(entry.step, []).append(math.prod(entry.shape) // each)
+        elif entry.step and "n" in dims:
+            votes.setdefault(entry.step, Counter())[math.prod(entry.shape) // each] += 1
+    parts: dict[int, int] = {}
+    total = first or 0
+    for step in range(1, max(votes, default=0) + 1):
+        length = votes[step].most_common(1)[0][0] if step in votes else 1
+        if length < 2 and (tokens is None or total >= len(tokens)):
+            break
+        total += length
+        if tokens is None and length * total not in attends.get(step, ()):
+            break
+        parts[step] = length
+    return parts if tokens is None or total == len(tokens) else {}
 
 
 def _shard(trace: Trace, placed: Sequence[tuple[TraceEntry, Node]], n: int) -> Shard | None:

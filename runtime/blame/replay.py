@@ -107,7 +107,7 @@ class Replayer:
     def replay_of(self, step: int) -> Replay:
         """The replay of one step, with the states that the steps before it leave."""
         states: dict[str, Array] = {}
-        lost: frozenset[str] = frozenset()
+        lost = self.lost_before()
         for earlier in self.recorded.passes():
             if earlier >= step:
                 break
@@ -131,6 +131,10 @@ class Replayer:
         """
         states = dict(replay.states) if states is None else states
         return evaluate(graph or replay.graph, replay.inputs, self._read_in_parts, states, change)
+
+    def lost_before(self) -> frozenset[str]:
+        """The states that positions before the first recorded one have left, and nobody knows."""
+        return frozenset(node.name for node in states_of(self.graph)) if self.recorded.beginning.before else frozenset()
 
     def lost(self, replay: Replay) -> frozenset[str]:
         """The states that a replay does not bring up to date."""

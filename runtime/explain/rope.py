@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -137,7 +138,8 @@ def other_angles(site: Site) -> Iterator[Alternative]:
     for shift in _SHIFTS:
         where = f"{abs(shift)} further on" if shift > 0 else f"{-shift} before"
         words = f"RoPE counts the positions from one that is {where}"
-        yield Alternative("rope-position", words, with_operand(site, 0, partial(np.add, shift)))
+        first = int(site.around.positions[0]) + shift if len(site.around.positions) > 1 else -1
+        yield Alternative("rope-position", words, with_operand(site, 0, partial(np.add, shift)), begins_at=first if first > 0 else None)
     base = node.attr_float("base")
     for other in dict.fromkeys((*_bases_of(site), *_BASES)):
         if other != base:
@@ -182,9 +184,11 @@ def solved(site: Site) -> Iterator[Alternative]:
     positions = np.arange(n)[:, None] + round(float(turned[0, -1] / step[-1]))
     first = int(positions[0, 0])
     shift = "" if first == site.around.positions[0] else f" and positions that begin at {first}"
-    for words, frequencies in _frequencies(step, np.angle(np.exp(1j * (due[1:] - due[:-1])).mean(axis=0))):
+    file_s = np.angle(np.exp(1j * (due[1:] - due[:-1])).mean(axis=0))
+    for words, frequencies in _frequencies(step, file_s):
         found_here = alternative("rope-frequencies", f"RoPE turns by {words}{shift}", positions * frequencies)
-        yield from found_here
+        begins_at = first if shift and frequencies is file_s else None
+        yield from (replace(one, begins_at=begins_at) for one in found_here)
         if found_here:
             return  # what follows says the same frequencies in other words
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.array_files import SAFETENSORS, TORCH, is_array_file
 from aprgraph.runtime.trace.array_values import to_numpy
 from aprgraph.runtime.trace.float_bits import floats_of, format_of_bits, may_be_bits
-from aprgraph.runtime.trace.from_arrays import fit_arrays, read_fitted, read_name
+from aprgraph.runtime.trace.from_arrays import FittedArrays, fit_arrays, read_fitted, read_name
 from aprgraph.runtime.trace.joined_parts import Parts, whole_of, why_not_whole
-from aprgraph.runtime.trace.manifest import TraceEntry, TraceInfo
+from aprgraph.runtime.trace.manifest import PADDING, TraceEntry, TraceInfo
 from aprgraph.runtime.trace.name_map import EXAMPLE, LEFT_OUT, NameMap
 from aprgraph.runtime.trace.onnx_tensor import ONNX
 from aprgraph.runtime.trace.padding import MASK, PaddedTensors, Padding, read_padding
@@ -49,7 +50,7 @@ class ArrayTrace(Trace):
         given: dict[tuple[int | None, str, int], Any] = {(place.layer, place.stage, place.step): name for place, name in places.items()}
         arrays, self.read_as = _with_floats(where, arrays, places)
         self._arrays = _Renamed(arrays, given)
-        fitted = fit_arrays(where, self._arrays, len(tokens.prompt))
+        fitted = _fit(where, self._arrays, len(tokens.prompt), in_steps=any(place.step for place in places))
         self.regrouped = fitted.regrouped
         self._keys: dict[str, Any] = {}
         entries = []
@@ -66,16 +67,16 @@ class ArrayTrace(Trace):
             read.add(MASK)
         unread = [Unread(name, why_not[name], kind="array") if name in why_not else _unread(name) for name in arrays if name not in read]
         self._padded: PaddedTensors | None = None
-        ids = tokens.prompt
+        ids, extra = tokens.prompt, dict[str, Any](generated=list(tokens.generated)) if tokens.generated else {}
         if isinstance(padding, Padding) and padding.count:
             self._padded = PaddedTensors(padding, entries)
             entries, ids = self._padded.entries, ids[padding.start : padding.stop]
+            extra |= {PADDING: padding.start}
             unread += self._padded.hidden
             self.read_as += (padding.sentence,)
         by = {**dict.fromkeys(TORCH, "torch"), **dict.fromkeys(SAFETENSORS, "safetensors"), **dict.fromkeys(ONNX, "onnx")}.get(
             path.suffix.lower(), "numpy"
         )
-        extra = {"generated": list(tokens.generated)} if tokens.generated else {}
         info = TraceInfo({}, by, ids, fitted.plan, fitted.positions, "", extra)
         super().__init__(path, entries, info, [*unread, *strangers], has_manifest=False)
 
@@ -86,6 +87,19 @@ class ArrayTrace(Trace):
         if self._padded is None:
             return read_fitted(self._arrays, key, entry.shape)
         return self._padded.without(entry.file, lambda shape: read_fitted(self._arrays, key, shape))
+
+
+def _fit(where: str, arrays: Mapping[Any, Any], tokens: int, *, in_steps: bool) -> FittedArrays:
+    """The places and shapes of ``arrays``, of a prompt of so many ``tokens``: in step 0, or in parts, which are the first steps."""
+    try:
+        return fit_arrays(where, arrays, tokens)
+    except TraceError:
+        if not in_steps or not tokens:
+            raise
+        fitted = fit_arrays(where, arrays, 0)
+        if tokens not in accumulate(fitted.positions_of_steps()):
+            raise
+        return fitted
 
 
 def by_name(where: str, arrays: Mapping[Any, Any]) -> dict[str, Any]:

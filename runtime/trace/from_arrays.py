@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from aprgraph.graph.errors import TraceError, shown
 from aprgraph.graph.ops.rope import PAIRINGS
 from aprgraph.graph.stage_parts import PARTS, split_part, stage_or_part
 from aprgraph.graph.stage_suggestions import did_you_mean
-from aprgraph.graph.stages import STAGES, Stage, StageKind, is_logits
+from aprgraph.graph.stages import STAGE_BY_NAME, STAGES, Stage, StageKind, is_logits
 from aprgraph.graph.words import joined
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32, WHOLE_MODEL
@@ -82,6 +83,14 @@ class FittedArrays:
     def plan(self) -> str:
         """The plan that would have recorded these."""
         return describe_plan([entry for entry, _ in self.entries])
+
+    def positions_of_steps(self) -> list[int]:
+        """How many positions each step has, as most of its tensors do that have an axis of them, from the first on."""
+        votes: dict[int, Counter[int]] = {}
+        for entry, _ in self.entries:
+            if STAGE_BY_NAME[entry.stage].dims[0] == "n":
+                votes.setdefault(entry.step, Counter())[entry.shape[0]] += 1
+        return [votes[step].most_common(1)[0][0] for step in sorted(votes)]
 
 
 def fit_arrays(where: str, tensors: Mapping[Any, Any], tokens: int) -> FittedArrays:

@@ -27,6 +27,8 @@ MANIFEST = "trace.json"
 MARKER = "trace.incomplete"
 #: In ``extra``: which rows of a head of q or k RoPE turns together, "interleaved" (2i, 2i + 1) or "halves" (i, i + D/2).
 QK_ROWS = "qk_rows"
+#: Likewise, of tensors that were cut: how many positions of padding stood before the text.
+PADDING = "padding_before"
 #: The arithmetic of an engine that a run was computed in, with its options (graph/arithmetics.py).
 ENGINE_ARITHMETIC = "engine_arithmetic"
 #: What a run can say that it computed in; the last: in float32, activations rounded to 8 bits before each quantised matmul.

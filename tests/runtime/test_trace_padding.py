@@ -87,6 +87,17 @@ def test_a_mask_that_the_engine_ignored_shows() -> None:
 
 
 @pytest.mark.contract("CAPTURE-FILES-3")
+def test_positions_that_are_counted_from_the_padding_s_are_no_fault() -> None:
+    """As where nobody gives them: attention sees no difference. Without the mask it is one."""
+    arrays = dump(BEFORE, shifted=False)
+    found = aprgraph.audit(arrays, subject("llama").model)
+    assert not found.wrong
+    assert any("from that of the first token behind the padding, 3" in note for note in found.notes)
+    del arrays["attention_mask"]
+    assert {local.key.stage for local in aprgraph.audit(arrays, subject("llama").model).wrong} == {"attn_softmax"}
+
+
+@pytest.mark.contract("CAPTURE-FILES-3")
 def test_generated_tokens_attend_to_the_prompt_without_its_padding() -> None:
     n, heads = len(BEFORE), 4
     scores = np.arange(heads * (n + 1), dtype=np.float32).reshape(heads, 1, n + 1)

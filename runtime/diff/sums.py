@@ -5,8 +5,9 @@ They are added in an order that the shape alone decides, and by functions that n
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,8 @@ _NARROW = 1024
 _DOT = 1 << 13
 #: Elements of a sum in float32, of which one has some 32 parts, so that it is off by no more than 1e-6; and squares that are summed so.
 _SHORT_DOT, _LEAST_SQUARE = 1024, 1e-24
+#: So many pieces, one below the other, are looked at together as long as both sides are the same.
+_BAND = 4
 _ONES = np.ones(_SHORT_DOT, np.float32)
 
 
@@ -61,8 +64,8 @@ class Sums:
         self.low, self.high, self.total = [math.inf] * 2, [-math.inf] * 2, [0.0] * 2
         self._stride, self._by_column, self._piece = columns, by_column, piece
         self._described = described
-        #: What is the same on both sides, with its place.
-        self._put_off: list[tuple[F32, Cut]] | None = [] if mapped else None
+        #: Rows that are the same on both sides, with their place, that of their first column, and the pieces they are cut into.
+        self._put_off: list[tuple[F32, slice, int, Sequence[Cut]]] | None = [] if mapped else None
         self.put_off_energy = 0.0
         self._buffer = np.empty(3 * min(piece, rows * columns))
 
@@ -72,23 +75,23 @@ class Sums:
         top, left = where[0].start, where[1].start
         # A signalling NaN raises the invalid flag when it is widened; it is counted all the same.
         with np.errstate(invalid="ignore"):
-            for cut in _pieces(a.shape[0], a.shape[1], self._piece):
-                rows, columns = cut
-                at = slice(top + rows.start, top + rows.stop), slice(left + columns.start, left + columns.stop)
-                self._add_piece(a[cut], b[cut], at)
+            for band, pieces in _bands(a.shape[0], a.shape[1], self._piece):
+                rows = slice(top + band.start, top + band.stop)
+                if self._put_off is not None and self._put_off_band(a[band], b[band], rows, left, pieces):
+                    continue
+                self._take_up()
+                for cut in pieces:
+                    self._add_piece(a[band][cut], b[band][cut], _moved(cut, rows.start, left))
 
     def _add_piece(self, a: F32, b: F32, at: Cut) -> None:
         same = _same_bits(a, b)
-        if same and self._put_off is not None and self._put_off_piece(a, at):
-            return
-        self._take_up()
         # The error, a and b lie one behind the other, so that each step is one call for all three.
         three = self._buffer[: 3 * a.size].reshape(3, *a.shape)
         np.copyto(three[1], a)
         if same:
             energies = _by_row(three[1:2])
             if np.isfinite(energies).all():
-                self._describe((a,), three[1:2])
+                self._describe((a,))
                 self._put(slice(1, 3), three[1:2], energies, at)
                 self._found(0.0, at[0].start, at[1].start)
                 return
@@ -102,44 +105,44 @@ class Sums:
             np.subtract(three[1], three[2], out=three[0])
             energies = _by_row(three)
         else:
-            self._describe((a, b), three[1:])
+            self._describe((a, b))
         self._put(slice(0, 3), three, energies, at)
         squares = three[0] if self._by_column else np.multiply(three[0], three[0], out=three[0])
         row, column = divmod(int(squares.argmax()), a.shape[1])
         self._found(float(squares[row, column]), at[0].start + row, at[1].start + column)
 
-    def _put_off_piece(self, a: F32, at: Cut) -> bool:
-        """Leave a piece that is the same on both sides for later, if its elements are finite and their squares are numbers of float32."""
-        parts = [a[:, left : left + _SHORT_DOT] for left in range(0, a.shape[1], _SHORT_DOT)]
+    def _put_off_band(self, a: F32, b: F32, rows: slice, left: int, pieces: Sequence[Cut]) -> bool:
+        """Leave rows that are the same on both sides for later, if their elements are finite and their squares are numbers of float32."""
+        if not _same_bits(a, b):
+            return False
         with np.errstate(over="ignore"):
-            squares = float(sum(np.vecdot(part, part).sum(dtype=np.float64) for part in parts))
+            squares = float(sum(np.vecdot(part, part).sum(dtype=np.float64) for part in _short(a)))
         if not _LEAST_SQUARE * a.size < squares < math.inf:
             return False
-        if any(self._described):
-            total = float(sum(np.vecdot(part, _ONES[: part.shape[1]]).sum(dtype=np.float64) for part in parts))
-            for side in range(2):
-                self._tell(side, float(a.min()), float(a.max()), total)
+        self._describe((a,))
         assert self._put_off is not None
-        self._put_off.append((a, at))
+        self._put_off.append((a, rows, left, pieces))
         self.put_off_energy += squares
-        self._found(0.0, at[0].start, at[1].start)
+        self._found(0.0, rows.start, left)
         return True
 
     def _take_up(self) -> None:
         """Add what was put off: sums by row and column are needed, since the sides differ, or are no plain numbers."""
         waiting, self._put_off, self.put_off_energy = self._put_off, None, 0.0
-        for a, at in waiting or ():
-            values = self._buffer[: a.size].reshape(1, *a.shape)
-            np.copyto(values[0], a)
-            self._put(slice(1, 3), values, _by_row(values), at)
+        for a, rows, left, pieces in waiting or ():
+            for cut in pieces:
+                values = self._buffer[: a[cut].size].reshape(1, *a[cut].shape)
+                np.copyto(values[0], a[cut])
+                self._put(slice(1, 3), values, _by_row(values), _moved(cut, rows.start, left))
 
-    def _describe(self, sides: tuple[F32, ...], wide: F64) -> None:
+    def _describe(self, sides: tuple[F32, ...]) -> None:
         """Take what a manifest tells of elements, all of them finite; one side is given where both are the same."""
-        for number, (values, same) in enumerate(zip(sides, wide, strict=True)):
+        for number, values in enumerate(sides):
             those = (0, 1) if len(sides) == 1 else (number,)
             if any(self._described[side] for side in those):
                 # Of float32 half as many bytes are looked through.
-                low, high, total = float(values.min()), float(values.max()), float(np.add.reduce(same, axis=None))
+                total = float(sum(np.vecdot(part, _ONES[: part.shape[-1]]).sum(dtype=np.float64) for part in _short(values)))
+                low, high = float(values.min()), float(values.max())
                 for side in those:
                     self._tell(side, low, high, total)
 
@@ -196,18 +199,49 @@ def cuts(rows: int, columns: int, size: int) -> Iterator[Cut]:
             yield slice(top, min(top + height, rows)), slice(left, min(left + width, columns))
 
 
-def _pieces(rows: int, columns: int, size: int) -> Iterator[Cut]:
-    """As ``cuts``, but several rows high if there are any: sums by column are loaded and stored once for each piece."""
+def _bands(rows: int, columns: int, size: int) -> Iterator[tuple[slice, Sequence[Cut]]]:
+    """Rows that go together, and the pieces of at most ``size`` elements that they are cut into: several rows high if there are any, since
+    sums by column are loaded and stored once for each piece.
+    """
     width = max(1, min(columns, size, max(_DOT, size // max(rows, 1))))
-    for top, _ in cuts(rows, 1, max(1, size // width)):
-        for _, left in cuts(1, columns, width):
-            yield top, left
+    height = max(1, size // width)
+    lefts = [left for _, left in cuts(1, columns, width)]
+    for band, _ in cuts(rows, 1, height * _BAND):
+        tops = [top for top, _ in cuts(band.stop - band.start, 1, height)]
+        yield band, [(top, left) for top in tops for left in lefts]
+
+
+def _moved(cut: Cut, rows: int, columns: int) -> Cut:
+    """A cut so many rows and columns further."""
+    top, left = cut
+    return slice(top.start + rows, top.stop + rows), slice(left.start + columns, left.stop + columns)
+
+
+def _short(values: F32) -> Iterator[F32]:
+    """All elements in parts whose sums are sums in float32: rows of ``_SHORT_DOT``, and what is left over."""
+    if values.flags.c_contiguous:
+        flat = values.reshape(-1)
+        whole = flat.size - flat.size % _SHORT_DOT
+        yield flat[:whole].reshape(-1, _SHORT_DOT)
+        yield flat[whole:]
+    else:
+        for left in range(0, values.shape[1], _SHORT_DOT):
+            yield values[:, left : left + _SHORT_DOT]
+
+
+#: Of the C library. It reads memory as fast as it can be read; NumPy, which writes an answer for each element, at half that.
+_compare_memory = ctypes.CDLL(None).memcmp
+_compare_memory.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 
 
 def _same_bits(a: F32, b: F32) -> bool:
     """Whether two pieces are equal bit for bit."""
     bits_a, bits_b = a.view(np.uint32), b.view(np.uint32)
-    return bool((bits_a[0, :_GLANCE] == bits_b[0, :_GLANCE]).all()) and np.array_equal(bits_a, bits_b)
+    if not (bits_a[0, :_GLANCE] == bits_b[0, :_GLANCE]).all():
+        return False
+    if a.flags.c_contiguous and b.flags.c_contiguous:
+        return not _compare_memory(a.ctypes.data, b.ctypes.data, a.nbytes)
+    return np.array_equal(bits_a, bits_b)
 
 
 def _by_row(values: F64) -> F64:

@@ -2,12 +2,14 @@
 
 from aprgraph.graph.families.apertus import Apertus
 from aprgraph.graph.families.arcee import Arcee
+from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.bert import Bert
 from aprgraph.graph.families.chatglm import ChatGlm
 from aprgraph.graph.families.cohere2 import Cohere2
 from aprgraph.graph.families.command_r import CommandR
 from aprgraph.graph.families.decoder import Decoder
+from aprgraph.graph.families.deepseek import DeepSeek
 from aprgraph.graph.families.deepseek2 import DeepSeek2
 from aprgraph.graph.families.dots1 import Dots1
 from aprgraph.graph.families.ernie4_5 import Ernie45, Ernie45Moe
@@ -67,7 +69,7 @@ for _family in (
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
-    NemotronHMoe,
+    NemotronHMoe, BailingMoe2, DeepSeek,
 ):  # fmt: skip
     register(_family)
 

@@ -50,7 +50,9 @@ def _format(name: str, target: str) -> set[str]:
 def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> None:
     path, expected = write_checkpoint(name, tmp_path), golden(name)
     config = json.loads((path / "config.json").read_text())
-    permuted = expected.name.startswith(("llama-", "mixtral", "granite", "mistral3", "smollm3", "arcee"))
+    permuted = expected.name.startswith(
+        ("llama-", "mixtral", "granite", "mistral3", "smollm3", "arcee", "deepseek-f32", "minicpm", "internlm2")
+    )
     model = aprgraph.load(path).compile(target, directory=tmp_path / f"x.{target}.aprg")
     layers = model.model.family.layers
     trace = model.run("all", f"0..{layers}", tokens=expected.tokens, directory=tmp_path / "trace")
@@ -68,7 +70,7 @@ def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> 
         assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
     assert trace.info is not None
     assert trace.info.model["file"] == "Hugging Face checkpoint"
-    neighbours = name.startswith(("glm4-", "chatglm", "command-r", "cohere2", "ernie4", "deepseek", "llama4"))
+    neighbours = name.startswith(("glm4-", "chatglm", "command-r", "cohere2", "ernie4", "deepseek2", "deepseek3", "llama4"))
     graph = trace.graph()
     assert graph is not None
     order = "interleaved" if neighbours else "halves" if graph.with_op("rope") else None

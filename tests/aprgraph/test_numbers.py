@@ -63,6 +63,8 @@ LLAMA_CPP_TOLERANCES = {
             "falcon-h1-f32-norm",
             "nemotron-h-f32",
             "nemotron-h-moe-f32",
+            "bailingmoe2-f32",
+            "deepseek-f32",
             "jais2-f32",
         ),
         TOLERANCE,

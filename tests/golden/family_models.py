@@ -7,6 +7,7 @@ import sys
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 import transformers
 from gguf import GGMLQuantizationType
+from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextModel
 
 from tests.golden.hf_to_gguf import F32, ONE_MORE, write_gguf
 from tests.golden.transformers_models import LoadedModel
@@ -366,6 +368,18 @@ MODELS = {
         "layers_block_type": ["linear_attention", "moe", "full_attention"], "n_routed_experts": 6, "num_experts_per_tok": 2,
         "moe_intermediate_size": 12, "moe_shared_expert_intermediate_size": 20, "routed_scaling_factor": 2.5,
     }),
+    # transformers has no class of Ling 2.0; Glm4Moe computes the same. Of three groups two are used.
+    "bailingmoe2-f32": FamilyModel("bailingmoe2", "Glm4Moe", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "moe_intermediate_size": 12, "head_dim": 8, "n_routed_experts": 6, "n_group": 3,
+        "topk_group": 2, "num_experts_per_tok": 3, "n_shared_experts": 1, "first_k_dense_replace": 1, "routed_scaling_factor": 2.5,
+        "norm_topk_prob": True, "use_qk_norm": True, "attention_bias": False,
+        "rope_parameters": _ROPE | {"rope_theta": 600000.0, "partial_rotary_factor": 0.5},
+    }),
+    # Nor of DeepSeek V1: the text model of DeepSeek-OCR 2 computes the same.
+    "deepseek-f32": FamilyModel("deepseek", "DeepseekOcr2Text", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "moe_intermediate_size": 10, "n_routed_experts": 6, "num_experts_per_tok": 3,
+        "n_shared_experts": 2, "mlp_layer_types": ["dense", "sparse"], "rope_parameters": _ROPE,
+    }),
     # As E2B and E4B: embeddings for each layer, and layers that share the keys of the last ones of both kinds, with wide networks.
     "gemma4-f32": FamilyModel("gemma4", "Gemma4Text", _GEMMA_4 | {
         "num_hidden_layers": 5, "layer_types": [*(_SLIDING, _SLIDING, _FULL), *(_SLIDING, _FULL)], "num_kv_shared_layers": 2,
@@ -429,6 +443,19 @@ MODELS = {
 }  # fmt: skip
 
 
+class _WithHead(torch.nn.Module):
+    """The text model of DeepSeek-OCR 2, and a head, which it has in a model with images alone."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        self.model = DeepseekOcr2TextModel(config)
+        self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=self.lm_head(self.model(input_ids=input_ids).last_hidden_state))
+
+
 def make_model(name: str, path: Path) -> LoadedModel:
     """Write a model as GGUF, and return it as it is in transformers, in float64. Its name says which random weights it has."""
     spec = MODELS[name]
@@ -439,8 +466,11 @@ def make_model(name: str, path: Path) -> LoadedModel:
     config = getattr(transformers, f"{spec.name}Config")(**spec.config, **eager)
     end = "LMHeadModel" if spec.name == "GPT2" else "ForCausalLM"
     name_of_class = _CLASSES.get(spec.name, spec.name.removesuffix("Text"))
-    kind = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{name_of_class}{end}")
-    model = kind(config, add_pooling_layer=False) if spec.architecture == "bert" else kind(config)
+    if spec.architecture == "deepseek":
+        model: Any = _WithHead(config)
+    else:
+        kind = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{name_of_class}{end}")
+        model = kind(config, add_pooling_layer=False) if spec.architecture == "bert" else kind(config)
     seed = zlib.crc32(name.encode())
     state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}
     if spec.name == "XLMRoberta":  # rows that no position has, and GGUF does not
@@ -451,7 +481,7 @@ def make_model(name: str, path: Path) -> LoadedModel:
     dense = [_random(spec, f"dense_{i + 2}.weight", (rows, sizes[i]), seed) for i, rows in enumerate(sizes[1:])]
     write_gguf(path, spec.architecture, config, state, spec.formats, absorbed=spec.absorbed, pooling=spec.pooling, dense=dense)
     model.load_state_dict({key: torch.from_numpy(values) for key, values in state.items()})
-    functions = sys.modules[type(model).__module__]
+    functions = sys.modules[type(getattr(model, "model", model)).__module__]
     return LoadedModel(spec.architecture, model.double().eval(), functions, spec.absorbed, spec.pooling, dense)
 
 

@@ -33,7 +33,7 @@ _COHERE: dict[str, Source] = {
     "attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale", "rope.scaling.type": lambda _: "none",
 }  # fmt: skip
 #: Families whose rows of q and k are reordered.
-PERMUTED = ("arcee", "granite", "granitemoe", "olmo", "mistral3", "smollm3", "granitehybrid")
+PERMUTED = ("arcee", "granite", "granitemoe", "olmo", "mistral3", "smollm3", "granitehybrid", "deepseek")
 
 
 def _first(config: Any, kind: str) -> Any:
@@ -384,6 +384,20 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     },
 }  # fmt: skip
 
+#: The same by architecture, of families whose models another class computes.
+_KEYS_BY_ARCHITECTURE: dict[str, dict[str, Source]] = {
+    "bailingmoe2": {
+        **_HEAD_SIZE, **_ROPE_BASE, **_EXPERTS, "rope.dimension_count": _rope_dims, "rope.scaling.type": lambda _: "none",
+        "expert_shared_feed_forward_length": "moe_intermediate_size", "expert_weights_norm": "norm_topk_prob",
+        "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "expert_group_count": "n_group",
+        "expert_group_used_count": "topk_group",
+    },
+    "deepseek": {
+        **_ROPE_BASE, **_EXPERTS, "rope.dimension_count": "head_dim", "rope.scaling.type": lambda _: "none",
+        "leading_dense_block_count": lambda config: config.mlp_layer_types.count("dense"), "expert_weights_scale": lambda _: 1.0,
+    },
+}  # fmt: skip
+
 
 #: What transformers 5 calls otherwise than the published checkpoint, whose names the converter knows.
 _NOMIC = {
@@ -562,6 +576,10 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             continue
         if architecture == "nomic-bert":
             yield from _nomic(name, state)
+        elif architecture == "bailingmoe2" and re.search(r"\.[qkv]_proj\.", name):
+            if ".q_proj." in name:
+                rows = [state[name.replace("q_proj", f"{part}_proj")] for part in "qkv"]
+                yield f"blk.{name.split('.')[2]}.attn_qkv.weight", np.concatenate(rows)
         elif architecture in PERMUTED and ".q_proj." in name:
             yield name, _neighbours(values, config.num_attention_heads)
         elif architecture in PERMUTED and ".k_proj." in name:
@@ -655,7 +673,7 @@ def write_gguf(
     writer.add_name(path.stem)
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
     of_latent = _HEADS_OF_LATENT[absorbed] | _yarn_deepseek(config) if hasattr(config, "kv_lora_rank") else {}
-    for key, source in (_KEYS | _KEYS_OF[config.model_type] | of_latent).items():
+    for key, source in (_KEYS | (_KEYS_BY_ARCHITECTURE.get(architecture) or _KEYS_OF[config.model_type]) | of_latent).items():
         value = _value(config, source)
         if value is not None:
             add[type(value)](f"{architecture}.{key}", value)

@@ -1,4 +1,5 @@
-"""Writes checkpoints/: what Hugging Face transformers saves of the tiny models, all but the weights' bytes.
+"""Writes checkpoints/: what Hugging Face transformers saves of the tiny models, all but the weights' bytes; of families that it has no
+class of, what published files hold (as_published.py).
 
     python -m tests.golden.make_checkpoints [NAME ...]
 
@@ -24,6 +25,7 @@ import torch
 from safetensors.numpy import save_file
 
 from tests.golden import family_models, tiny_llama
+from tests.golden.as_published import ARCHITECTURES, save_as_published
 from tests.golden.hf_to_gguf import ONE_MORE
 from tests.golden.transformers_models import LoadedModel, load
 
@@ -40,7 +42,7 @@ NAMES = (
     "granitehybrid-f32-dense", "olmo-f32", "qwen35-f32-biases", "llama4-f32", "gemma-embedding-f32", "qwen3-embedding-f32",
     "gemma4-f32", "gemma4-f32-experts", "gemma3n-f32", "gemma-f32", "olmoe-f32", "granitemoe-f32", "minimax-m2-f32", "dots1-f32",
     "chatglm-f32", "qwen2vl-f32", "qwen3vl-f32", "qwen3vlmoe-f32", "gptneox-f32", "gptneox-f32-sequential", "exaone-f32",
-    "phimoe-f32", "falcon-h1-f32", "falcon-h1-f32-norm", "nemotron-h-f32", "jais2-f32", "nemotron-h-moe-f32",
+    "phimoe-f32", "falcon-h1-f32", "falcon-h1-f32-norm", "nemotron-h-f32", "jais2-f32", "nemotron-h-moe-f32", "bailingmoe2-f32", "deepseek-f32",
 )  # fmt: skip
 
 
@@ -55,7 +57,11 @@ def make(names: Collection[str]) -> None:
             else:
                 path = HERE / f"{name}.gguf"
                 loaded = load(path, llama3.get(name))
-            save(loaded.model, path, Path(folder) / "saved")
+            if loaded.architecture in ARCHITECTURES:
+                state = {name: values.float().numpy() for name, values in loaded.model.state_dict().items()}
+                save_as_published(loaded.architecture, loaded.model.config, state, Path(folder) / "saved")
+            else:
+                save(loaded.model, path, Path(folder) / "saved")
             if loaded.pooling:
                 add_modules(loaded, Path(folder) / "saved")
             keep(name, Path(folder) / "saved")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import Decoder, open_family
+from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
 from aprgraph.graph.model import load_model
@@ -881,6 +883,22 @@ def test_the_layers_of_nemotron_h() -> None:
         UnsupportedModelError, match="a layer is of the kind 'O'; supported are linear_attention and full_attention, mlp, or moe"
     ):
         ConfigMetadata(Path("config.json"), config | {"hybrid_override_pattern": "MO" * 28}, {})
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_what_alone_is_computed_of_ling_2(tmp_path: Path) -> None:
+    """Experts are chosen by sigmoids with a bias, from groups; a field that says otherwise is refused."""
+    config = json.loads((write_checkpoint("bailingmoe2-f32", tmp_path) / "config.json").read_text())
+    family = open_family(ConfigMetadata(Path("config.json"), config, {}))
+    assert isinstance(family, BailingMoe2)
+    assert (family.experts, family.groups, family.used_groups, family.shared_ffn, family.rope.dims) == (6, 3, 2, 12, 4)
+    for fields, message in (
+        ({"score_function": "softmax"}, "score_function is 'softmax'; supported is 'sigmoid'"),
+        ({"num_experts": None}, "field 'num_experts' is missing"),
+        ({"topk_group": 4}, "4 \\(topk_group\\) of 3 groups \\(n_group\\) of 6 experts"),
+    ):
+        with pytest.raises((ModelError, UnsupportedModelError), match=message):
+            account_for_keys(open_family(ConfigMetadata(Path("config.json"), config | fields, {})), ())
 
 
 @pytest.mark.contract("FILE-HF-3")

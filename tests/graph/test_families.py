@@ -187,6 +187,8 @@ LAYER["dots1"] = [
     "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", *DENSE, EXPERTS[0],
     "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
 ]  # fmt: skip
+LAYER["bailingmoe2"] = LAYER["dots1"]
+LAYER["deepseek"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"]
 LAYER["chatglm"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"]
 LAYER["bert"] = [
     "qkv_matmul", "qkv_bias", *ATTENTION[2:], "post_attn_residual", *UNGATED, "post_ffn_residual", "layer_out_norm",
@@ -195,6 +197,8 @@ LAYER["bert"] = [
 LAYER["nomic-bert"] = ["qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual", "layer_out_norm"]
 LAYER["modern-bert"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"]
 
+#: Of dots1 and those like it, without experts.
+DENSE_DOTS = [stage for stage in LAYER["dots1"] if not stage.startswith("moe_")]
 #: Where the first layer is another.
 FIRST_LAYER: dict[str, list[str]] = {
     "nemotron_h": NEMOTRON_SPACE,
@@ -202,17 +206,9 @@ FIRST_LAYER: dict[str, list[str]] = {
     "bert": ["embedding_norm", *LAYER["bert"]],
     "nomic-bert": ["embedding_norm", *LAYER["nomic-bert"]],
     "modern-bert": ["embedding_norm", *LAYER["modern-bert"][1:]],
-    "dots1": [
-        "attn_norm",
-        "qkv_matmul",
-        "q_norm",
-        "q_post_rope",
-        "k_norm",
-        *ATTENTION[1:],
-        "post_attn_residual",
-        *DENSE,
-        "post_ffn_residual",
-    ],
+    "dots1": DENSE_DOTS,
+    "bailingmoe2": DENSE_DOTS,
+    "deepseek": LAYER["llama"],
     "gemma3n": [
         "altup_embedding",
         *(stage for one in LAYER["gemma3n"] for stage in (("ffn_gate_sparse", one) if one == "ffn_silu" else (one,))),

@@ -25,7 +25,7 @@ CHECKPOINTS = GOLDEN / "checkpoints"
 #: The checkpoints of families of the package.
 NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir() if path.name != "olmo-f32"))
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
-_PERMUTED = ("llama", "granite", "granitemoe", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid")
+_PERMUTED = ("llama", "granite", "granitemoe", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid", "deepseek")
 #: Whose weights of norms are held less one.
 _AROUND_ZERO = ("gemma", "gemma2", "gemma3", "gemma-embedding", "nemotron")
 Values = npt.NDArray[Any]
@@ -169,7 +169,7 @@ class _Weights:
             heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
             heads = max(heads) if isinstance(heads, list) else heads
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
-        if ".query_key_value." in own_name:
+        if ".query_key_value." in own_name and self._architecture == "gptneox":
             return values.reshape(3, self._key("attention.head_count"), -1, *values.shape[1:]).swapaxes(0, 1)
         around_zero = self._architecture in _AROUND_ZERO or self._architecture.startswith(("qwen3next", "qwen35"))
         if around_zero and own_name.endswith("norm.weight"):

@@ -117,6 +117,15 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "falcon-h1": TinyFamily(optional=("conv_out.bias",), rope_base=1e11),
     "jais2": TinyFamily(rope_dims=True, optional=(*_QKV_BIASES, *_BIASES)),
     "nemotron_h": TinyFamily(optional=("conv_out.bias",)),
+    # Of four groups of two experts two are used.
+    "bailingmoe2": TinyFamily(
+        optional=("qkv_matmul.weight",), rope_dims=True, turned=0.5, rope_base=600000.0, experts_used=3,
+        numbers={
+            "leading_dense_block_count": 1, "expert_weights_scale": 2.5, "expert_weights_norm": True, "expert_group_count": 4,
+            "expert_group_used_count": 2,
+        },
+    ),
+    "deepseek": TinyFamily(rope_dims=True, experts_used=3, numbers={"leading_dense_block_count": 1, "expert_shared_count": 2}),
     "nemotron_h_moe": TinyFamily(optional=("conv_out.bias",), numbers={"expert_weights_scale": 1.5}),
     "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(

@@ -186,6 +186,7 @@ _HARMLESS = """
     experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config quantization
     use_mtp mtp_transformer_layers num_mtp_modules mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
+    output_dropout mtp_loss_scaling_factor
     ep_size seq_aux aux_loss_alpha index_share_for_mtp_iteration
     top_p num_beams use_qk_norm qk_layernorm use_qkv_bias residual_dropout embedding_dropout n_ctx attention_head_dim
     summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
@@ -220,6 +221,9 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     # What the code that came with LFM2 could be told, and the class does.
     "normalization_function": ("rmsnorm",), "block_use_swiglu": (True,), "use_pos_enc": (True,),
     "use_bidirectional_attention": ("vision",),  # of images alone
+    # What the code that came with Ling and Ring 2.0 could be told.
+    "score_function": ("sigmoid",), "router_dtype": ("fp32",),
+    **dict.fromkeys(("moe_router_enable_expert_bias", "moe_router_enable_routed_scaling", "moe_router_enable_shared_expert"), (True,)),
     "rope_interleave": (True,), "scoring_func": ("softmax", "sigmoid"), "topk_method": ("greedy", "group_limited_greedy", "noaux_tc"),
 }  # fmt: skip
 

@@ -71,6 +71,25 @@ def other_numbers(site: Site) -> Iterator[Alternative]:
                 )  # fmt: skip
 
 
+@explains("clamped_swiglu")
+def plain_product(site: Site) -> Iterator[Alternative]:
+    """The 1 is not added to up, the product is a plain gated one, or the gate is cut off on both sides, or up on one."""
+    gate, up = site.label(0), site.label(1)
+    limit, alpha = (float(site.node.attrs[name]) for name in ("limit", "alpha"))  # type: ignore[arg-type]
+
+    def activated(x: Array, factor: float) -> Array:
+        return np.asarray(x / (1 + np.exp(-factor * x)))
+
+    def product(cut_gate: tuple[float, float], cut_up: tuple[float, float], factor: float, added: float) -> Compute:
+        return lambda operands: activated(np.clip(operands[0], *cut_gate), factor) * (np.clip(operands[1], *cut_up) + added)
+
+    above, both, none = (-np.inf, limit), (-limit, limit), (-np.inf, np.inf)
+    yield Alternative("up-plus-one", f"no 1 is added to {up}", product(above, both, alpha, 0.0))
+    yield Alternative("plain-product", f"{site.called} is silu({gate}) * {up}, without limits and numbers", product(none, none, 1.0, 0.0))
+    yield Alternative("limits", f"{gate} is cut off below too, at {-limit:g}", product(both, both, alpha, 1.0))
+    yield Alternative("limits", f"{up} is not cut off below", product(above, above, alpha, 1.0))
+
+
 @explains("add")
 def sums(site: Site) -> Iterator[Alternative]:
     """One of the two is left out, or counts by another factor."""

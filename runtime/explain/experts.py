@@ -7,10 +7,12 @@ from functools import partial
 
 import numpy as np
 
+from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import Array
 from aprgraph.graph.ops.router import GATINGS, ROUTER_WEIGHTS, groups_of
+from aprgraph.graph.words import counted
 from aprgraph.runtime.explain.alternative import Alternative, Compute, explains, with_attrs, with_operand
-from aprgraph.runtime.explain.site import Site
+from aprgraph.runtime.explain.site import Site, compute
 
 #: A distance within which all scores are.
 _ANY = 1e30
@@ -18,13 +20,21 @@ _ANY = 1e30
 
 @explains("top_k")
 def choice(site: Site) -> Iterator[Alternative]:
-    """Other experts are chosen by the same scores."""
+    """Other experts are chosen by the same scores, or by scores without their bias."""
     groups = groups_of(site.node.attrs)
     if groups.count > 1:
         yield Alternative("groups", "experts are chosen among all groups", with_attrs(site, groups=1, used_groups=1, best_of_group=1))
         for best in (1, 2):
             if best != groups.best:
                 yield Alternative("groups", f"a group of experts counts by its {best} best", with_attrs(site, best_of_group=best))
+        for used in range(1, groups.count):
+            if used != groups.used:
+                words = f"experts are chosen among the best {counted(used, 'group')}, and not among {groups.used}"
+                yield Alternative("groups", words, with_attrs(site, used_groups=used))
+    if (bias := _bias_in(site, 0)) is not None:
+        weight, values = bias
+        words = f"experts are chosen without {site.label_of(weight)}"
+        yield Alternative("router-bias", words, with_operand(site, 0, lambda scores: scores - values))
     yield Alternative("top-k-smallest", "the experts of the smallest scores are chosen", with_operand(site, 0, np.negative))
 
     def higher(operands: Sequence[Array]) -> Array:
@@ -50,13 +60,17 @@ def weights(site: Site) -> Iterator[Alternative]:
                 yield Alternative("router-gating", words, with_attrs(site, gating=other, normalise=normalise))
     yield from _normalised_otherwise(site)
     yield from _of_other_scores(site)
+    if (bias := _bias_in(site, 0)) is not None:
+        weight, values = bias
+        words = f"the weights are of scores without {site.label_of(weight)}"
+        yield Alternative("router-bias", words, with_operand(site, 0, lambda scores: scores - values))
     if site.operands[1].shape[1] > 1:
         yield Alternative("expert-unweighted", "the last of the chosen experts has no weight", partial(_one_less, site))
 
 
 @explains("sparse_mixer")
 def mixed(site: Site) -> Iterator[Alternative]:
-    """Other shares than those among what is left and nearly as good: of a softmax over all, or within another distance."""
+    """Other shares than those among what is left and nearly as good: of a softmax over all, within another distance, or of their sum."""
     for normalise, more in ((True, "divided"), (False, "not divided")):
         words = f"the weights of the chosen experts are shares of a softmax over all, {more} by their sum"
         yield Alternative("router-gating", words, partial(_shares, normalise))
@@ -65,6 +79,41 @@ def mixed(site: Site) -> Iterator[Alternative]:
         what = f"experts {words} below the best as they should have a share of its weight"
         yield Alternative("router-distance", what, with_attrs(site, tolerance=factor * tolerance))
     yield Alternative("router-distance", "all experts that are left have a share, however far below", with_attrs(site, tolerance=_ANY))
+
+    normalised = "the weights of the chosen experts are divided by their sum"
+    yield Alternative("router-sum", normalised, lambda operands: _by_sum(site.compute(operands)))
+    if site.operands[1].shape[1] > 1:
+        words = "the best expert has a share in the weights of the others too"
+        yield Alternative("router-left", words, partial(_among_all, tolerance))
+
+
+def _by_sum(weights: Array) -> Array:
+    return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+
+
+def _among_all(tolerance: float, operands: Sequence[Array]) -> Array:
+    """Each share among all experts within the distance, and not among those that are left."""
+    scores, ids = operands
+    left = np.ones(scores.shape, bool)
+    weights = np.empty(ids.shape)
+    for choice in range(ids.shape[1]):
+        own = ids[:, choice, None].astype(np.int64)
+        best = np.where(left, scores, -np.inf).max(axis=-1, keepdims=True)
+        near = best - scores <= tolerance * np.maximum(np.abs(scores), best)
+        shares = np.where(near, np.exp(scores - best), 0.0)
+        weights[:, choice] = np.take_along_axis(shares / shares.sum(axis=-1, keepdims=True), own, axis=-1)[:, 0]
+        np.put_along_axis(left, own, False, axis=-1)
+    return weights
+
+
+def _bias_in(site: Site, index: int) -> tuple[Node, Array] | None:
+    """The bias that was added to an operand, where that was recorded: what else reads it has the bias."""
+    graph = site.around.graph
+    added = graph[site.operand_names[index]]
+    if added.op != "bias_add" or site.around.value(added.name) is None:
+        return None
+    weight = graph[graph.operand_names(added.name)[1]]
+    return weight, site.around.read(weight, added)
 
 
 def _shares(normalise: bool, operands: Sequence[Array]) -> Array:
@@ -109,7 +158,7 @@ def _of_other_scores(site: Site) -> Iterator[Alternative]:
     scores = graph.operand_names(site.operand_names[1])
     if not scores or scores[0] == site.operand_names[0] or np.isnan(ids).any():
         return
-    value = site.around.value(scores[0])
+    value = _scores(site, graph[scores[0]])
     if value is None:
         return
     scale = float(site.node.attrs.get("scale", 1.0))  # type: ignore[arg-type]
@@ -118,6 +167,26 @@ def _of_other_scores(site: Site) -> Iterator[Alternative]:
         shares = taken / taken.sum(axis=-1, keepdims=True) if normalise else taken
         words = f"the weights are of {site.label_of(graph[scores[0]])}, by which experts are chosen, bias and all"
         yield Alternative("router-bias", words, partial(_given, shares * scale))
+
+
+def _scores(site: Site, scores: Node) -> Array | None:
+    """What experts were chosen by: as it was recorded, else as it follows from what the weights are of."""
+    value, graph = site.around.value(scores.name), site.around.graph
+    if value is not None or scores.op != "bias_add":
+        return value
+    shares, weight = (graph[name] for name in graph.operand_names(scores.name))
+    if graph.operand_names(shares.name) != (site.operand_names[0],):
+        return None
+    return compute(scores, [compute(shares, [site.operands[0]], site.around), site.around.read(weight, scores)], site.around)
+
+
+@explains("sigmoid", "softmax")
+def other_shares(site: Site) -> Iterator[Alternative]:
+    """A softmax takes the place of sigmoids, or sigmoids that of a softmax."""
+    if site.node.op == "softmax":
+        yield Alternative("router-gating", f"{site.called} are sigmoids, and no softmax", lambda operands: 1 / (1 + np.exp(-operands[0])))
+    else:
+        yield Alternative("router-gating", f"{site.called} is a softmax, and no sigmoid", lambda operands: _softmax(operands[0]))
 
 
 @explains("expert_sum")

@@ -11,6 +11,7 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.tap_plan import parse_plan
 from aprgraph.runtime.blame import audit
 from aprgraph.runtime.explain.half_precision import bfloat16, float16
+from aprgraph.runtime.readings import TraceAsRead
 from tests.runtime.test_explanations_of_parts import LAYER, explanations
 from tests.zoo.planting import Call, Patch, Plant
 from tests.zoo.runs import run
@@ -169,6 +170,66 @@ NODES: dict[str, tuple[str, str, Patch]] = {
 def test_a_mistake_at_a_node(words: str) -> None:
     family, node, patch = NODES[words]
     assert explanations(family, Plant({LAYER + node: patch})) == {f"layer 1 {node}": [words]}
+
+
+def chosen(call: Call, scores: Array) -> Array:
+    return np.take_along_axis(scores, call.operands[1].astype(np.int64), axis=-1)
+
+
+def _second_of_all(call: Call) -> Array:
+    """SparseMixer whose second expert has a share beside the first."""
+    scores, ids = call.operands
+    weights, best = call.compute(), chosen(call, scores)[:, 1:]
+    near = best - scores <= call.node.attr_float("tolerance") * np.maximum(np.abs(scores), best)
+    shares = np.where(near, np.exp(scores - best), 0)
+    weights[:, 1] = np.take_along_axis(shares / shares.sum(axis=-1, keepdims=True), ids[:, 1:].astype(np.int64), axis=-1)[:, 0]
+    return weights
+
+
+def _by_biased(call: Call) -> Array:
+    weights = chosen(call, call.near("moe_router_scores"))
+    return weights / weights.sum(axis=-1, keepdims=True) * np.float32(call.node.attr_float("scale"))
+
+
+#: What is said: family, node, what it computes, the stage that shows it, stages that were not recorded.
+ROUTERS: dict[str, tuple[str, str, Patch, str, tuple[str, ...]]] = {
+    "moe_router_shares is a softmax, and no sigmoid": (
+        "dots1", "moe_router_shares", lambda call: _softmax(call.operands[0]), "moe_router_scores", (),
+    ),
+    "the weights are of moe_router_scores, by which experts are chosen, bias and all": (
+        "deepseek2", "moe_router", _by_biased, "moe_router", ("moe_router_scores",),
+    ),
+    "experts are chosen among the best 3 groups, and not among 2": (
+        "deepseek2", "moe_router_indices", lambda call: call.compute(used_groups=3), "moe_router_indices", (),
+    ),
+    "experts are chosen without blk.1.ffn_gate_inp.bias": (
+        "gpt-oss", "moe_router_indices", lambda call: call.compute([call.near("moe_router_logits_matmul")]), "moe_router_indices", (),
+    ),
+    "the weights are of scores without blk.1.ffn_gate_inp.bias": (
+        "gpt-oss", "moe_router", lambda call: call.compute([call.near("moe_router_logits_matmul"), call.operands[1]]), "moe_router", (),
+    ),
+    "no 1 is added to moe_expert_up": (
+        "gpt-oss", "moe_expert_swigl", lambda call: call.compute([call.operands[0], call.operands[1] - 1]), "moe_expert_swigl", (),
+    ),
+    "moe_expert_swigl is silu(moe_expert_gate) * moe_expert_up, without limits and numbers": (
+        "gpt-oss", "moe_expert_swigl", lambda call: silu(call.operands[0]) * call.operands[1], "moe_expert_swigl", (),
+    ),
+    "the weights of the chosen experts are divided by their sum": (
+        "phimoe", "moe_router", lambda call: call.compute() / call.compute().sum(axis=-1, keepdims=True), "moe_router", (),
+    ),
+    "the best expert has a share in the weights of the others too": ("phimoe", "moe_router", _second_of_all, "moe_router", ()),
+}  # fmt: skip
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+@pytest.mark.parametrize("words", ROUTERS)
+def test_a_router_as_that_of_another_family(words: str) -> None:
+    family, node, patch, stage, left_out = ROUTERS[words]
+    model = subject(family)
+    trace = run(model, 1000, Plant({LAYER + node: patch})).trace("faulty", model.everything)
+    part = TraceAsRead(trace, places={entry.key: None for entry in trace if entry.stage in left_out})
+    found = audit(part, model.replayed)
+    assert {local.label: local.cause for local in found.wrong} == {f"layer 1 {stage}": words}
 
 
 @pytest.mark.contract("BLAME-EXPLAINED-4")

@@ -36,6 +36,7 @@ from aprgraph.runtime.blame.replay import Replay, Replayer
 from aprgraph.runtime.blame.replay_workers import ReplayWorkers
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.sentences import audit_sentence
+from aprgraph.runtime.blame.texts_apart import texts_apart
 from aprgraph.runtime.diff.caveats import Caveat
 from aprgraph.runtime.diff.notes import as_opened
 from aprgraph.runtime.diff.overrides import Tolerances
@@ -115,7 +116,17 @@ def audit(
         found_in[other] = again
     chosen = min(found_in, key=lambda one: len(found_in[one].wrong))
     found = found_in[chosen]
+
+    def audit_text(one: Trace, of: PromptTokens) -> Audit:
+        auditor = Auditor(
+            one, replayed, tokens=of, profile=profile, tolerances=tolerances, stages=stages, arithmetic=chosen, executor=executor
+        )
+        text = auditor.audit_unless(lambda _: False, progress)
+        assert text is not None
+        return text
+
     found = where_it_begins(found, once, audit_from)
+    found = texts_apart(found, once, tokens, audit_text)
     found = with_repeats(in_other_places(found, once, replayed.model.family.layers, audit_unless), repeated)
     return replace(found, notes=(*found.notes, *notes), about=trace_fact(found.name, found.trace, trace))
 

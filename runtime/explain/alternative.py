@@ -26,7 +26,7 @@ class Alternative:
     fits as well, what has a higher one is not named. ``shows_in`` are ops that the same mistake changes where they read the node.
     ``together`` are the words of a mistake that is made at several nodes at once, where the name alone does not say which are alike.
     ``after`` gives what it leaves in the node's state, where that is another thing than the node's value. ``begins_at`` is the position
-    that the first of the pass would be, where that is the mistake.
+    that the first of the pass would be, and ``counts`` are those of all of them, where that is the mistake.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Alternative:
     together: tuple[str, ...] = ()
     after: Compute | None = None
     begins_at: int | None = None
+    counts: tuple[int, ...] = ()
 
 
 #: The rank of what can happen to any op, of what was solved for, and of what says no more than where.

@@ -248,7 +248,7 @@ def _candidate(evidence: Evidence, fit: _Fit) -> Candidate:
         value = _value(node, made, _operands(evidence, node, evidence.values), evidence.around)
         changes += 0 if value is None else int((value != evidence.values[name]).sum())
     one = fit.alternative
-    return Candidate(one.name, one.words, fit.error, one.shows_in, tuple(fit.made), changes, one.rank, one.begins_at)
+    return Candidate(one.name, one.words, fit.error, one.shows_in, tuple(fit.made), changes, one.rank, one.begins_at, one.counts)
 
 
 def _fit(evidence: Evidence, instead: Mapping[str, Alternative], beside: _Beside | None = None) -> Iterator[_Fit]:

@@ -20,8 +20,8 @@ class Candidate:
     """A mistake that explains a stage: its ``name``, ``words`` that go on "it fits if", and the ``error`` that it leaves (NMSE).
 
     ``shows_in`` are ops that compute otherwise by the same mistake where they read the stage. ``nodes`` are the graph's nodes that
-    it is made at, where that is known, and ``changes`` is how many elements of their values it changes. ``rank`` and ``begins_at`` are the
-    alternative's.
+    it is made at, where that is known, and ``changes`` is how many elements of their values it changes. ``rank``, ``begins_at`` and
+    ``counts`` are the alternative's.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Candidate:
     changes: int = 0
     rank: int = 0
     begins_at: int | None = None
+    counts: tuple[int, ...] = ()
 
 
 def how_well(error: float) -> str:

@@ -56,6 +56,7 @@ def other_positions(site: Site) -> Iterator[Alternative]:
             _words(positions[wrong], taken[wrong]),
             with_value(site, 1, rows),
             SOLVED,
+            counts=tuple(map(int, taken)),
         )
 
 

@@ -272,6 +272,12 @@ class Auditor:
             yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:
             yield Caveat(f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with ", TOKENS)
+        cached = [tensor.entry.label for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.is_cache]
+        if cached:
+            yield Caveat(
+                f"{trace.directory} holds the KV cache in place of {listed(cached, 3)}: its last rows, which are the step's, are taken, and "
+                "those before are not checked"
+            )
         last = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.last_axis is not None]
         last = [entry for entry in last if not is_logits(entry.stage)]
         if last:

@@ -22,6 +22,8 @@ from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.reader import Trace
 
+#: The stage in whose place a KV cache may stand.
+KEYS = "k_post_rope"
 #: The tokens of a prompt, None if they are not given.
 PromptTokens = Sequence[int] | None
 
@@ -46,7 +48,7 @@ BEGINNING = Beginning()
 class RecordedTensor:
     """One tensor of a trace. ``shape`` is the node's, of all positions of the pass; ``last_axis`` is the axis of the positions
     where the trace holds the last of them alone. ``misfit`` says why it is neither, where its size is what does not fit, and
-    ``missing`` where it cannot be read at all.
+    ``missing`` where it cannot be read at all. ``is_cache``: it holds the rows of all positions so far, of which the last are the pass's.
     """
 
     entry: TraceEntry
@@ -55,6 +57,7 @@ class RecordedTensor:
     last_axis: int | None = None
     misfit: str | None = None
     missing: str | None = None
+    is_cache: bool = False
 
     @property
     def is_readable(self) -> bool:
@@ -158,6 +161,8 @@ class Recorded:
         """The values, f32 in ``shape``; of the last position alone where the trace holds no more. Raises TraceError."""
         assert tensor.shape is not None
         shape = list(tensor.shape)
+        if tensor.is_cache:
+            return self.trace.load(tensor.entry).reshape(-1, *shape[1:])[-shape[0] :]
         if tensor.last_axis is not None:
             shape[tensor.last_axis] = 1
         return self.trace.load(tensor.entry).reshape(shape)
@@ -186,6 +191,8 @@ class Recorded:
         axis = node.type.dims.index("n") if "n" in node.type.dims else None
         if axis is not None and count * n == math.prod(shape):
             return RecordedTensor(entry, node, shape, last_axis=axis)
+        if entry.step and entry.stage == KEYS and axis == 0 and count * n == math.prod(shape) * t:
+            return RecordedTensor(entry, node, shape, is_cache=True)
         dims = shape_text(shape)
         misfit = f"it has {count} elements, but for {n} positions the model has {dims}"
         if self.shard is not None and count * self.shard.ranks == math.prod(shape):

@@ -9,11 +9,12 @@ from itertools import zip_longest
 
 from aprgraph.graph.model import Model
 from aprgraph.runtime.blame.audit import Auditor, Progress
+from aprgraph.runtime.blame.beginnings import where_it_begins
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalError, LocalState
 from aprgraph.runtime.blame.model_row_order import in_order_of_model
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
-from aprgraph.runtime.blame.recorded import PromptTokens
+from aprgraph.runtime.blame.recorded import BEGINNING, Beginning, PromptTokens
 from aprgraph.runtime.blame.repeated import with_repeats
 from aprgraph.runtime.blame.replayed_model import ReplayedModel
 from aprgraph.runtime.blame.shared_tokens import tokens_of_sides
@@ -82,12 +83,16 @@ def with_blame(
     each_once, repeated = zip(*(without_repeats(trace, of.graph) for trace, of in zip((a, b), models, strict=True)), strict=True)
     once, notes = zip(*(in_order_of_model(trace, of) for trace, of in zip(each_once, models, strict=True)), strict=True)
 
-    def audit_unless(trace: Trace, hopeless: Hopeless, *, of: ReplayedModel, prompt: PromptTokens) -> Audit | None:
-        auditor = Auditor(trace, of, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages, executor=executor)
+    def audit_unless(
+        trace: Trace, hopeless: Hopeless, beginning: Beginning = BEGINNING, *, of: ReplayedModel, prompt: PromptTokens
+    ) -> Audit | None:
+        auditor = Auditor(
+            trace, of, tokens=prompt, profile=profile, tolerances=tolerances, stages=stages, executor=executor, beginning=beginning
+        )
         return auditor.audit_unless(hopeless)
 
-    def audit_again(of: ReplayedModel, trace: Trace, prompt: PromptTokens) -> Audit:
-        found = audit_unless(trace, lambda _: False, of=of, prompt=prompt)
+    def audit_again(of: ReplayedModel, trace: Trace, prompt: PromptTokens, beginning: Beginning = BEGINNING) -> Audit:
+        found = audit_unless(trace, lambda _: False, beginning, of=of, prompt=prompt)
         assert found is not None
         return found
 
@@ -105,12 +110,11 @@ def with_blame(
                 if progress is not None:
                     progress(local.label)
 
-    audits = [
-        with_repeats(
-            in_other_places(auditor.finish(side), trace, of.model.family.layers, partial(audit_unless, of=of, prompt=prompt)), several
-        )
-        for auditor, side, trace, of, prompt, several in zip(auditors, found, once, models, prompts, repeated, strict=True)
-    ]
+    audits = []
+    for auditor, side, trace, of, prompt, several in zip(auditors, found, once, models, prompts, repeated, strict=True):
+        one = where_it_begins(auditor.finish(side), trace, partial(audit_again, of, trace, prompt))
+        one = in_other_places(one, trace, of.model.family.layers, partial(audit_unless, of=of, prompt=prompt))
+        audits.append(with_repeats(one, several))
     audits = [replace(audit, notes=(*audit.notes, *said)) for audit, said in zip(audits, notes, strict=True)]
     as_read = [audit.as_read or trace for audit, trace in zip(audits, (a, b), strict=True)]
     if as_read != [a, b]:

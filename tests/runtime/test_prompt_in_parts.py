@@ -76,6 +76,18 @@ def test_positions_that_begin_again_in_the_second_part_are_named() -> None:
 
 
 @pytest.mark.contract("BLAME-CHUNKS-1")
+def test_a_cache_in_the_place_of_a_step_s_keys_is_read_by_its_last_rows() -> None:
+    prompt, more = part(0, END - 1), part(END - 1, END, 1)
+    for layer in range(3):
+        more[f"step1.layer{layer}.k_post_rope"] = np.concatenate(
+            [prompt[f"layer{layer}.k_post_rope"], more[f"step1.layer{layer}.k_post_rope"]]
+        )
+    found = audited({**prompt, **more}, *TOKENS[:-1])
+    assert {local.label for local in found.locals if local.state is not LocalState.RIGHT} == {"step 1 layer 0 embedding"}
+    assert any("holds the KV cache in place of step 1 layer 0 k_post_rope" in note for note in found.notes)
+
+
+@pytest.mark.contract("BLAME-CHUNKS-1")
 def test_another_text_in_the_place_of_a_step_is_no_part() -> None:
     """It has as many positions as it has, and attends to no other: of another shape, and nobody is wrong."""
     found = audited({**part(0, END), **part(0, END - 2, 1)})

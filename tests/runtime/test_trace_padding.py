@@ -93,6 +93,10 @@ def test_positions_that_are_counted_from_the_padding_s_are_no_fault() -> None:
     found = aprgraph.audit(arrays, subject("llama").model)
     assert not found.wrong
     assert any("from that of the first token behind the padding, 3" in note for note in found.notes)
+    ours = {Place(*key).name: value for key, (_, value) in run(subject("llama"), 1).tensors.items()}
+    report = aprgraph.diff(ours, arrays, model=subject("llama").model)
+    assert report.blame is not None
+    assert not report.blame.wrong
     del arrays["attention_mask"]
     assert {local.key.stage for local in aprgraph.audit(arrays, subject("llama").model).wrong} == {"attn_softmax"}
 

@@ -31,12 +31,14 @@ from aprgraph.graph.families.granite import Granite
 from aprgraph.graph.families.granitehybrid import GraniteHybrid
 from aprgraph.graph.families.granitemoe import GraniteMoe
 from aprgraph.graph.families.hunyuan import HunyuanDense, HunyuanMoe
+from aprgraph.graph.families.internlm2 import InternLm2
 from aprgraph.graph.families.jais2 import Jais2
 from aprgraph.graph.families.lfm2 import Lfm2
 from aprgraph.graph.families.lfm2moe import Lfm2Moe
 from aprgraph.graph.families.llama import Llama
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.mamba2 import Mamba2
+from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.minimax_m2 import MiniMaxM2
 from aprgraph.graph.families.mistral3 import Mistral3
 from aprgraph.graph.families.mixture import Mixture
@@ -69,7 +71,7 @@ for _family in (
     HunyuanDense, HunyuanMoe, Apertus, StarCoder2, StableLm, Phi2, Gpt2, Nemotron,
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
-    NemotronHMoe, BailingMoe2, DeepSeek,
+    NemotronHMoe, BailingMoe2, DeepSeek, MiniCpm, InternLm2,
 ):  # fmt: skip
     register(_family)
 

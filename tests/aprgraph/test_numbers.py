@@ -65,6 +65,8 @@ LLAMA_CPP_TOLERANCES = {
             "nemotron-h-moe-f32",
             "bailingmoe2-f32",
             "deepseek-f32",
+            "minicpm-f32",
+            "internlm2-f32",
             "jais2-f32",
         ),
         TOLERANCE,

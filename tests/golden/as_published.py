@@ -21,6 +21,12 @@ _BAILING = {
     ".self_attn.q_norm.": ".attention.query_layernorm.", ".self_attn.k_norm.": ".attention.key_layernorm.",
     ".gate.e_score_correction_bias": ".gate.expert_bias",
 }  # fmt: skip
+_INTERNLM2 = {
+    "model.embed_tokens.": "model.tok_embeddings.", "lm_head.": "output.", ".self_attn.o_proj.": ".attention.wo.",
+    ".input_layernorm.": ".attention_norm.", ".post_attention_layernorm.": ".ffn_norm.", ".mlp.gate_proj.": ".feed_forward.w1.",
+    ".mlp.up_proj.": ".feed_forward.w3.", ".mlp.down_proj.": ".feed_forward.w2.",
+}  # fmt: skip
+_RENAMED: Mapping[str, Mapping[str, str]] = {"bailingmoe2": _BAILING, "internlm2": _INTERNLM2}
 #: Fields that all have, under the same names.
 _FIELDS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -49,7 +55,20 @@ def _deepseek(config: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-_OWN_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {"bailingmoe2": _bailing, "deepseek": _deepseek}
+def _minicpm(config: Any) -> dict[str, Any]:
+    return {
+        "architectures": ["MiniCPMForCausalLM"], "model_type": "minicpm", "scale_emb": 12, "scale_depth": 1.4,
+        "dim_model_base": int(config.hidden_size / config.logits_scaling), "rope_scaling": None,
+    }  # fmt: skip
+
+
+def _internlm2(config: Any) -> dict[str, Any]:
+    return {"architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2", "bias": False, "rope_scaling": None}
+
+
+_OWN_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
+    "bailingmoe2": _bailing, "deepseek": _deepseek, "minicpm": _minicpm, "internlm2": _internlm2,
+}  # fmt: skip
 #: The families that are saved so.
 ARCHITECTURES = tuple(_OWN_FIELDS)
 
@@ -59,11 +78,13 @@ def save_as_published(architecture: str, config: Any, state: Mapping[str, F32], 
     folder.mkdir()
     fields = {name: getattr(config, name) for name in _FIELDS} | {"rope_theta": config.rope_parameters["rope_theta"]}
     (folder / "config.json").write_text(json.dumps(fields | _OWN_FIELDS[architecture](config), indent=2, sort_keys=True) + "\n")
-    tensors = {name: np.ascontiguousarray(values) for name, values in _tensors(architecture, state)}
+    if config.tie_word_embeddings:
+        state = {name: values for name, values in state.items() if name != "lm_head.weight"}
+    tensors = {name: np.ascontiguousarray(values) for name, values in _tensors(architecture, config, state)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _tensors(architecture: str, state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
+def _tensors(architecture: str, config: Any, state: Mapping[str, F32]) -> Iterator[tuple[str, F32]]:
     for name, values in state.items():
         path, _, part = name.rpartition(".")
         if ".experts." in name:
@@ -71,11 +92,20 @@ def _tensors(architecture: str, state: Mapping[str, F32]) -> Iterator[tuple[str,
                 halves = np.split(expert, 2) if part == "gate_up_proj" else [expert]
                 for own, half in zip(("gate_proj", "up_proj") if part == "gate_up_proj" else (part,), halves, strict=True):
                     yield f"{path}.{number}.{own}.weight", half
-        elif architecture == "bailingmoe2" and path.endswith(("q_proj", "k_proj", "v_proj")):
+        elif architecture in _RENAMED and path.endswith(("q_proj", "k_proj", "v_proj")):
             if path.endswith("q_proj"):
                 rows = [state[name.replace("q_proj", f"{one}_proj")] for one in "qkv"]
-                yield name.replace("self_attn.q_proj", "attention.query_key_value"), np.concatenate(rows)
+                yield _joined(architecture, config, name, rows)
         else:
-            for theirs, own in _BAILING.items() if architecture == "bailingmoe2" else ():
-                name = name.replace(theirs, own)
-            yield name, values
+            own_name = name
+            for theirs, own in _RENAMED.get(architecture, {}).items():
+                own_name = own_name.replace(theirs, own)
+            yield own_name, values
+
+
+def _joined(architecture: str, config: Any, name: str, rows: list[F32]) -> tuple[str, F32]:
+    """q, k and v as one tensor, in InternLM 2 KV group by KV group."""
+    if architecture == "bailingmoe2":
+        return name.replace("self_attn.q_proj", "attention.query_key_value"), np.concatenate(rows)
+    groups = [part.reshape(config.num_key_value_heads, -1, part.shape[1]) for part in rows]
+    return name.replace("self_attn.q_proj", "attention.wqkv"), np.concatenate(groups, axis=1).reshape(-1, rows[0].shape[1])

@@ -375,6 +375,14 @@ MODELS = {
         "norm_topk_prob": True, "use_qk_norm": True, "attention_bias": False,
         "rope_parameters": _ROPE | {"rope_theta": 600000.0, "partial_rotary_factor": 0.5},
     }),
+    # Nor of MiniCPM and InternLM 2: Granite and Llama compute the same. The scale of what is added is 1.4 / sqrt(2).
+    "minicpm-f32": FamilyModel("minicpm", "Granite", _SIZES | {
+        "hidden_size": 48, "intermediate_size": 44, "embedding_multiplier": 12.0, "residual_multiplier": 1.4 / 2**0.5,
+        "attention_multiplier": 12**-0.5, "logits_scaling": 1.5, "rope_parameters": _ROPE, "tie_word_embeddings": True,
+    }),
+    "internlm2-f32": FamilyModel("internlm2", "Llama", _SIZES | {
+        "hidden_size": 40, "intermediate_size": 44, "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
+    }),
     # Nor of DeepSeek V1: the text model of DeepSeek-OCR 2 computes the same.
     "deepseek-f32": FamilyModel("deepseek", "DeepseekOcr2Text", _SIZES | {
         "hidden_size": 32, "intermediate_size": 28, "moe_intermediate_size": 10, "n_routed_experts": 6, "num_experts_per_tok": 3,

@@ -33,7 +33,7 @@ _COHERE: dict[str, Source] = {
     "attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale", "rope.scaling.type": lambda _: "none",
 }  # fmt: skip
 #: Families whose rows of q and k are reordered.
-PERMUTED = ("arcee", "granite", "granitemoe", "olmo", "mistral3", "smollm3", "granitehybrid", "deepseek")
+PERMUTED = ("arcee", "granite", "granitemoe", "olmo", "mistral3", "smollm3", "granitehybrid", "deepseek", "minicpm", "internlm2")
 
 
 def _first(config: Any, kind: str) -> Any:
@@ -392,6 +392,10 @@ _KEYS_BY_ARCHITECTURE: dict[str, dict[str, Source]] = {
         "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "expert_group_count": "n_group",
         "expert_group_used_count": "topk_group",
     },
+    "minicpm": {
+        **_ROPE_BASE, "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
+    },
+    "internlm2": _ROPE_BASE,
     "deepseek": {
         **_ROPE_BASE, **_EXPERTS, "rope.dimension_count": "head_dim", "rope.scaling.type": lambda _: "none",
         "leading_dense_block_count": lambda config: config.mlp_layer_types.count("dense"), "expert_weights_scale": lambda _: 1.0,

@@ -54,7 +54,7 @@ _NORMS_OF = {
     "falcon-h1": {"attn_norm": "input_layernorm", "ffn_norm": "pre_ff_layernorm"},
 }
 #: Families that cap or scale what the head gives.
-_CHANGE_LOGITS = ("granite", "granitemoe", "granitehybrid", "command-r", "cohere2")
+_CHANGE_LOGITS = ("granite", "granitemoe", "granitehybrid", "minicpm", "command-r", "cohere2")
 #: Families that call RoPE for q and for k.
 _TURN_APART = ("gemma3n", "gemma4")
 #: Families that normalise [1, heads, n, D].

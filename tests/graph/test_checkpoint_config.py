@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelErr
 from aprgraph.graph.families import Decoder, open_family
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.llama4 import Llama4
+from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
@@ -899,6 +901,26 @@ def test_what_alone_is_computed_of_ling_2(tmp_path: Path) -> None:
     ):
         with pytest.raises((ModelError, UnsupportedModelError), match=message):
             account_for_keys(open_family(ConfigMetadata(Path("config.json"), config | fields, {})), ())
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_scales_of_minicpm(tmp_path: Path) -> None:
+    """They are made of others, and of 1 where these are left out; a denominator is that of the layers, or not applied."""
+    config = json.loads((write_checkpoint("minicpm-f32", tmp_path) / "config.json").read_text())
+
+    def scales(**fields: object) -> tuple[float, ...]:
+        family = open_family(ConfigMetadata(Path("config.json"), config | fields, {}))
+        assert isinstance(family, MiniCpm)
+        return family.embedding_scale, family.residual_scale, family.logit_scale
+
+    assert scales() == scales(mup_denominator=2) == (12.0, 1.4 / math.sqrt(2), 1.5)
+    for name in ("scale_emb", "scale_depth", "dim_model_base"):
+        config.pop(name)
+    assert scales() == (1.0, 1 / math.sqrt(2), 48.0)
+    said = account_for_keys(open_family(ConfigMetadata(Path("config.json"), config | {"mup_denominator": 32}, {})), ())
+    assert ["mup_denominator is 32" in str(one) for one in said] == [True]
+    with pytest.raises(ModelError, match=r"field 'scale_depth / sqrt\(num_hidden_layers\)' is 'deep', expected a number"):
+        scales(scale_depth="deep")
 
 
 @pytest.mark.contract("FILE-HF-3")

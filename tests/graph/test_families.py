@@ -187,6 +187,7 @@ LAYER["dots1"] = [
     "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", *DENSE, EXPERTS[0],
     "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
 ]  # fmt: skip
+LAYER["minicpm"] = LAYER["internlm2"] = LAYER["llama"]
 LAYER["bailingmoe2"] = LAYER["dots1"]
 LAYER["deepseek"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"]
 LAYER["chatglm"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"]
@@ -593,6 +594,13 @@ def test_llama4_of_a_file_that_says_that_there_are_no_chunks_has_rope_everywhere
     assert {node.attrs["window"] for node in graph.with_op("attn_scores")} == {0}
     assert all(f"layer{layer}.q_post_rope" in graph for layer in range(8))
     assert "query_temperature" not in graph
+
+
+def test_minicpm_has_the_scales_of_its_first_models_where_a_file_does_not_say() -> None:
+    graph = small_outline(FAMILIES["minicpm"]).graph  # of two layers, and a hidden size of 64
+    assert graph["layer0.embedding"].attrs["scale"] == 12.0
+    assert graph["layer0.attn_out_scaled"].attrs["factor"] == 1.4 / math.sqrt(2)
+    assert graph["lm_head"].attrs["factor"] == 256 / 64
 
 
 def test_llama4s_experts_read_their_input_times_its_weight() -> None:

@@ -25,7 +25,7 @@ CHECKPOINTS = GOLDEN / "checkpoints"
 #: The checkpoints of families of the package.
 NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir() if path.name != "olmo-f32"))
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
-_PERMUTED = ("llama", "granite", "granitemoe", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid", "deepseek")
+_PERMUTED = ("llama", "granite", "granitemoe", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid", "deepseek", "minicpm", "internlm2")
 #: Whose weights of norms are held less one.
 _AROUND_ZERO = ("gemma", "gemma2", "gemma3", "gemma-embedding", "nemotron")
 Values = npt.NDArray[Any]
@@ -144,6 +144,8 @@ class _Weights:
             return self._decoded(f"blk.{layer}.exp_probs_b.bias" if bias else f"blk.{layer}.ffn_{part}_exps.weight")[
                 int(number or 0) if part else ...
             ]
+        if (joined := re.fullmatch(r"model\.layers\.(\d+)\.attention\.wqkv\.weight", own_name)) is not None:
+            return self._of_internlm2(int(joined[1]))
         if ".linear_attn." in own_name or ".mixer." in own_name or ".mamba." in own_name:
             return self._delta_net(own_name)
         granite = re.fullmatch(r"model\.layers\.(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear\.weight", own_name)
@@ -177,6 +179,14 @@ class _Weights:
         if self._architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", own_name):
             return values.T
         return values
+
+    def _of_internlm2(self, layer: int) -> Values:
+        """q, k and v as one tensor, KV group by KV group."""
+        groups = self._key("attention.head_count_kv")
+        q, k, v = (self._decoded(f"blk.{layer}.attn_{part}.weight") for part in "qkv")
+        size = len(k) // groups
+        q, k = (part.reshape(-1, size // 2, 2, part.shape[1]).swapaxes(1, 2) for part in (q, k))
+        return np.concatenate([part.reshape(groups, -1, v.shape[1]) for part in (q, k, v)], axis=1)
 
     def _delta_net(self, own_name: str) -> Values:
         """Of a recurrent layer: q, k, v and the gate head by head in one, the logarithms of the rates of decay, kernels with an axis more."""

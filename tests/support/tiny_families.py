@@ -125,6 +125,8 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
             "expert_group_used_count": 2,
         },
     ),
+    "minicpm": TinyFamily(tied=True, numbers={"embedding_scale": 6.0, "residual_scale": 0.25, "logit_scale": 4.0}),
+    "internlm2": TinyFamily(rope_base=1e6),
     "deepseek": TinyFamily(rope_dims=True, experts_used=3, numbers={"leading_dense_block_count": 1, "expert_shared_count": 2}),
     "nemotron_h_moe": TinyFamily(optional=("conv_out.bias",), numbers={"expert_weights_scale": 1.5}),
     "mamba2": TinyFamily(optional=("conv_out.bias",)),

@@ -133,6 +133,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "granitemoehybrid": _SMALL_EPS | {"max_position_embeddings": 2048, "attention_multiplier": 1.0, "num_local_experts": 8,
                                       "num_experts_per_tok": 2, "shared_intermediate_size": 1024, "mamba_n_heads": 128,
                                       "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4},
+    "minicpm": {"tie_word_embeddings": True},
     "jais2": {"max_position_embeddings": 8192, "layer_norm_eps": 1e-5},
     "nemotron_h": {"layer_norm_epsilon": 1e-5, "num_attention_heads": 32, "head_dim": 128, "mamba_num_heads": 128, "mamba_head_dim": 64,
                    "ssm_state_size": 128, "conv_kernel": 4, "n_groups": 8},

@@ -275,8 +275,8 @@ class Auditor:
         cached = [tensor.entry.label for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.is_cache]
         if cached:
             yield Caveat(
-                f"{trace.directory} holds the KV cache in place of {listed(cached, 3)}: its last rows, which are the step's, are taken, and "
-                "those before are not checked"
+                f"{trace.directory} holds the KV cache in place of {listed(cached, 3)}: its last rows, which are the step's, are taken, "
+                "and those before are not checked"
             )
         last = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.last_axis is not None]
         last = [entry for entry in last if not is_logits(entry.stage)]

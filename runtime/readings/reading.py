@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aprgraph.runtime.trace.aprt import F32
 
 #: Kinds of steps that change numbers, and not only their places.
-_CHANGES = ("mask", "factor", "softmax", "log-softmax", "shift")
+_CHANGES = ("mask", "factor", "softmax", "log-softmax", "shift", "best-alone")
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,31 @@ def test_logits_in_another_form_are_right(words: str) -> None:
     assert f"if it was recorded {words}" in " ".join(map(str, found.summary.notes))
 
 
+def _best(logits: Array) -> Array:
+    return np.where(logits >= np.sort(logits, axis=-1)[:, -5:-4], logits, np.float32(-np.inf))
+
+
+@pytest.mark.contract("BLAME-RECORDING-1")
+def test_the_best_logits_alone_are_right_as_far_as_they_are_there() -> None:
+    model = subject("llama")
+    found = audit(run(model, 1000, Plant({"lm_head": then(_best)})).trace("theirs", model.everything), model.replayed)
+    assert found.wrong == ()
+    [words] = [local.reading for local in found.locals if local.reading is not None]
+    assert words == "with all but the best 5 of each position at -inf, which were not compared"
+    other = audit(run(model, 1000, Plant({"lm_head": then(lambda one: -_best(-one))})).trace("theirs", model.everything), model.replayed)
+    assert [local.key.stage for local in other.wrong] == ["lm_head"]
+
+
+@pytest.mark.contract("BLAME-RECORDING-1")
+def test_a_temperature_is_said_and_may_be_the_engine_s() -> None:
+    """A factor of the logits that was left out looks the same."""
+    model = subject("llama")
+    plant = Plant({"lm_head": then(lambda logits: softmax(logits / np.float32(0.7)))})
+    found = audit(run(model, 1000, plant).trace("theirs", model.everything), model.replayed)
+    assert [local.key.stage for local in found.wrong] == ["lm_head"]
+    assert "as the softmax of the logits divided by 0.7" in str(found.wrong[0].reason)
+
+
 @pytest.mark.contract("BLAME-RECORDING-1")
 def test_a_wrong_probability_is_no_form_of_recording() -> None:
     def exchanged(logits: Array) -> Array:

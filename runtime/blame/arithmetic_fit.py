@@ -6,8 +6,10 @@ An arithmetic explains a stage to rounding or not at all, so it excuses nothing:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 
@@ -51,32 +53,49 @@ def fit_arithmetic(graph: Graph, recorded: Recorded, read: ReadWeight) -> Arithm
     if step != 0:  # later steps need what earlier ones left
         return None
     sample = _Sample(graph, recorded, read)
-    plain = sample.errors(sample.graph)
-    if all(error <= EXPLAINED for error in plain.values()):
-        return None
+    exact = _Stages(sample, sample.graph)
+    plain = dict(exact.errors(exact.numbers))
+    wrong = [name for name, error in plain.items() if error > EXPLAINED]
+    right = [name for name in plain if name not in wrong]
     tried: list[tuple[int, float, EngineArithmetic]] = []
-    seen: set[str] = set()
-    for arithmetic in candidates():
-        try:
-            changed = apply_arithmetic(sample.graph, arithmetic)
-        except GraphError:  # nothing is known of a format of the weights
+    for arithmetic, changed in _variants(_Printed(print_graph(sample.graph), sample.graph)) if wrong else ():
+        stages = _Stages(sample, changed)
+        if not plain.keys() <= stages.numbers.keys():  # what an engine has not, such as the scores of flash attention, it has not recorded
             continue
-        text = print_graph(changed).partition("\n")[2]
-        if text in seen:  # for this model it is another name of one that was tried
-            continue
-        seen.add(text)
-        errors = sample.errors(changed)
-        if not plain.keys() <= errors.keys():  # what an engine has not, such as the scores of flash attention, it has not recorded
-            continue
-        gained = [name for name, error in errors.items() if error <= EXPLAINED < plain.get(name, 0.0)]
-        spoiled = [name for name, error in plain.items() if error <= EXPLAINED < errors[name]]
-        if len(gained) > len(spoiled):
-            tried.append((len(gained) - len(spoiled), sum(errors[name] for name in gained), arithmetic))
+        gained = [error for _, error in stages.errors(wrong) if error <= EXPLAINED]
+        if gained and (spoiled := _how_many_wrong(stages.errors(right), len(gained))) < len(gained):
+            tried.append((len(gained) - spoiled, sum(gained), arithmetic))
     if not tried:
         return None
     most = max(gain for gain, _, _ in tried)
     best = sorted((off, index) for index, (gain, off, _) in enumerate(tried) if gain == most)
     return ArithmeticFit(tuple(tried[index][2] for _, index in best), most)
+
+
+def _how_many_wrong(errors: Iterator[tuple[str, float]], enough: int) -> int:
+    """How many stages are not explained; of more than are ``enough`` the others are not computed."""
+    return sum(1 for _ in islice((error for _, error in errors if error > EXPLAINED), enough))
+
+
+@dataclass(frozen=True)
+class _Printed:
+    """A graph that is the same as another where its text is."""
+
+    text: str
+    graph: Graph = field(compare=False)
+
+
+@lru_cache(maxsize=8)  # of both sides of a comparison, and of one read in several ways
+def _variants(printed: _Printed) -> Sequence[tuple[EngineArithmetic, Graph]]:
+    """The graph in each arithmetic, once where several make the same of it."""
+    found: dict[str, tuple[EngineArithmetic, Graph]] = {}
+    for arithmetic in candidates():
+        try:
+            changed = apply_arithmetic(printed.graph, arithmetic)
+        except GraphError:  # nothing is known of a format of the weights
+            continue
+        found.setdefault(print_graph(changed).partition("\n")[2], (arithmetic, changed))
+    return tuple(found.values())
 
 
 def candidates() -> Iterator[EngineArithmetic]:
@@ -100,35 +119,22 @@ def limits_of(graph: Graph, stages: Collection[str]) -> tuple[str, ...]:
 
 
 class _Sample:
-    """The stages of the prompt's first layers, and their errors in one arithmetic after the other.
+    """The stages of the prompt's first layers. What arithmetics have in common is computed once.
 
-    ``graph`` is what these layers are computed by, with nothing rounded. What arithmetics have in common is computed once.
+    ``graph`` is what these layers are computed by, with nothing rounded; ``wanted`` are the names of the stages.
     """
 
     def __init__(self, graph: Graph, recorded: Recorded, read: ReadWeight) -> None:
-        self._recorded, self._read = recorded, read
-        self._tensors = recorded.of_step(0)
-        layers = sorted({tensor.node.layer for tensor in self._tensors.values() if tensor.node.layer is not None})[:_LAYERS]
-        self._wanted = frozenset(name for name, tensor in self._tensors.items() if tensor.node.layer in layers)
-        self.graph = _ending_in(graph, self._wanted)
-        self._known: dict[int, float] = {}
+        self.recorded, self.read = recorded, read
+        self.tensors = recorded.of_step(0)
+        layers = sorted({tensor.node.layer for tensor in self.tensors.values() if tensor.node.layer is not None})[:_LAYERS]
+        self.wanted = frozenset(name for name, tensor in self.tensors.items() if tensor.node.layer in layers)
+        self.graph = _ending_in(graph, self.wanted)
+        #: The errors of stages by their numbers.
+        self.known: dict[int, float] = {}
         self._numbers: dict[tuple[object, ...], int] = {}
 
-    def errors(self, graph: Graph) -> Mapping[str, float]:
-        """By node, the NMSE of each stage of the sample that can be computed again; ``graph`` is the sample's, in an arithmetic."""
-        replayer = Replayer(graph, self._recorded, self._read)
-        replay = replayer.replay(0, {}, frozenset(), keep_states=False)
-        numbers = self._numbered(replay.graph)
-        wanted = {name: numbers[name] for name in replay.graph.outputs if name in self._wanted}
-        unknown = [name for name, number in wanted.items() if number not in self._known]
-        for node, value in replayer.run(replay, graph=part_of(replay.graph, unknown)):
-            if node.name in unknown:
-                tensor = self._tensors[node.name]
-                there: F32 = self._recorded.value(tensor).astype(np.float32) if tensor.is_whole else self._recorded.load(tensor)
-                self._known[numbers[node.name]] = _nmse(there, as_recorded_type(value, tensor))
-        return {name: self._known[number] for name, number in wanted.items()}
-
-    def _numbered(self, graph: Graph) -> Mapping[str, int]:
+    def numbered(self, graph: Graph) -> Mapping[str, int]:
         """By node of a replay a number, the same in two graphs where the same is computed from the same."""
         numbers: dict[str, int] = {}
         for node in graph:
@@ -140,6 +146,33 @@ class _Sample:
             own = node.name if not operands or node.stage is not None else ""
             numbers[node.name] = self._numbers.setdefault((own, *told), len(self._numbers))
         return numbers
+
+
+class _Stages:
+    """The stages of a sample that can be computed again in one arithmetic: ``numbers`` of them by node; ``graph`` is the sample's in it."""
+
+    def __init__(self, sample: _Sample, graph: Graph) -> None:
+        self._sample = sample
+        self._replayer = Replayer(graph, sample.recorded, sample.read)
+        self._replay = self._replayer.replay(0, {}, frozenset(), keep_states=False)
+        numbers = sample.numbered(self._replay.graph)
+        self.numbers = {name: numbers[name] for name in self._replay.graph.outputs if name in sample.wanted}
+
+    def errors(self, names: Iterable[str]) -> Iterator[tuple[str, float]]:
+        """The NMSE of each of these stages, those that are known first, the others as they are computed."""
+        sample, known = self._sample, self._sample.known
+        unknown = []
+        for name in names:
+            if self.numbers[name] in known:
+                yield name, known[self.numbers[name]]
+            else:
+                unknown.append(name)
+        for node, value in self._replayer.run(self._replay, graph=part_of(self._replay.graph, unknown)):
+            if node.name in unknown:
+                tensor = sample.tensors[node.name]
+                there: F32 = sample.recorded.value(tensor).astype(np.float32) if tensor.is_whole else sample.recorded.load(tensor)
+                known[self.numbers[node.name]] = _nmse(there, as_recorded_type(value, tensor))
+                yield node.name, known[self.numbers[node.name]]
 
 
 def _ending_in(graph: Graph, wanted: Collection[str]) -> Graph:

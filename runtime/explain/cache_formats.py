@@ -78,8 +78,14 @@ def static_cache(site: Site) -> Iterator[Alternative]:
     query, wanted, due = (np.take(value, [-1], value.ndim - 2) for value in (first, recorded, site.due))  # which sees all keys
     energy = float(np.square(wanted - due).sum())
 
-    def image(value: Array) -> Array:
-        return site.compute([query, value, *site.operands[2:]])
+    def image(values: Array) -> Array:
+        """Each of several caches [s, t, C] as it is read: side by side they are one of more heads."""
+        count, length, columns = values.shape
+        is_mix = site.node.op == "attn_mix"
+        several = {name: count * integer(site.node.attrs, name) for name in (("kv_heads",) if is_mix else ("heads", "kv_heads"))}
+        queries = np.concatenate([query] * count, axis=0 if is_mix else 1)  # weights [H, n, t], q [n, H·D]
+        read = site.compute([queries, values.transpose(1, 0, 2).reshape(length, count * columns)], **several)
+        return np.asarray(read.reshape(count, -1))
 
     for one in STATIC if kept.size <= _SMALL else ():
         scale = find_scale(one, kept, image, wanted, energy)

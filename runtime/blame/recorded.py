@@ -218,7 +218,9 @@ def _parts(placed: Sequence[tuple[TraceEntry, Node]], first: int | None, tokens:
         elif entry.step and "n" in dims:
             votes.setdefault(entry.step, Counter())[math.prod(entry.shape) // each] += 1
     parts: dict[int, int] = {}
-    total = first or 0
+    if first is None:  # of single positions nothing says of how many
+        return parts
+    total = first
     for step in range(1, max(votes, default=0) + 1):
         length = votes[step].most_common(1)[0][0] if step in votes else 1
         if length < 2 and (tokens is None or total >= len(tokens)):

@@ -88,6 +88,19 @@ def test_a_cache_in_the_place_of_a_step_s_keys_is_read_by_its_last_rows() -> Non
 
 
 @pytest.mark.contract("BLAME-CHUNKS-1")
+def test_generated_tokens_are_no_parts_of_a_prompt_of_as_many() -> None:
+    """Of the prompt the last position alone was recorded."""
+    model = subject("llama", "generating")
+    done = run(model, 1000, tokens=TOKENS[: model.steps - 1])
+    arrays = {
+        Place(*key).name: value[-1:] if value.ndim == 2 else value for key, (_, value) in done.tensors.items() if key[2] not in SCORES
+    }
+    found = aprgraph.audit({**arrays, "tokens": np.array(done.tokens)}, model.model)
+    assert not found.wrong
+    assert LocalState.RIGHT in {local.state for local in found.locals if local.key.step}
+
+
+@pytest.mark.contract("BLAME-CHUNKS-1")
 def test_another_text_in_the_place_of_a_step_is_no_part() -> None:
     """It has as many positions as it has, and attends to no other: of another shape, and nobody is wrong."""
     found = audited({**part(0, END), **part(0, END - 2, 1)})

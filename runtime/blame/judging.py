@@ -36,7 +36,7 @@ from aprgraph.runtime.diff.metrics import TensorMetrics
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.tolerance_rules import exceeds
 from aprgraph.runtime.diff.tolerances import Tolerance, kind_of
-from aprgraph.runtime.explain import LEFT, Around, Evidence, Explainer, Explanation, axis_errors
+from aprgraph.runtime.explain import LEFT, MOST_NODES, Around, Evidence, Explainer, Explanation, axis_errors
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.readings import Reading, hidden_by_mask, layout_of, unmasked
 from aprgraph.runtime.trace.aprt import F32
@@ -107,7 +107,9 @@ class Judge:
             region=origins.region,
             weights=origins.weights,
             inside=tuple(self._key(step, name) for name in origins.region if self._graph[name].stage is not None),
-            ops=tuple(dict.fromkeys(traits_of(self._graph[name]).variant_of or self._graph[name].op for name in origins.region)),
+            ops=tuple(
+                dict.fromkeys(traits_of(self._graph[name]).variant_of or self._graph[name].op for name in origins.region[-MOST_NODES:])
+            ),
         )
         case = self._doubts.as_decided(Case(tensor, recorded, computed, replay, origins, tolerance))
         if kind_of(node.stage) is StageKind.INDEX:

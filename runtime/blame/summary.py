@@ -17,7 +17,7 @@ from aprgraph.runtime.blame.suggest import Suspicion, arguments_for, suggest
 from aprgraph.runtime.blame.telltales import telltales
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.metrics import TensorMetrics
-from aprgraph.runtime.explain import how_well, tried_of
+from aprgraph.runtime.explain import MOST_NODES, how_well, tried_of
 from aprgraph.runtime.place_names import NAMED, listed_and, named_together
 from aprgraph.runtime.summary import Summary
 
@@ -148,6 +148,9 @@ def _unexplained(wrong: Sequence[LocalError]) -> Iterator[str]:
     first, ops = wrong[0], list(dict.fromkeys(op for one in wrong for op in one.ops))
     known = f"none of the {counted(tried_of(ops), 'kind')} of mistakes that are known of {listed_and(ops, NAMED)} (docs/explanations.md)"
     yield f"no explanation fits {named_together(one.key for one in wrong)}: {known}"
+    longest = max(len(one.region) for one in wrong)
+    if longest > MOST_NODES:
+        yield f"of up to {longest} nodes between recorded tensors the last {MOST_NODES} were looked at: record more stages to look at all"
     yield from (f"at {one.where} {one.words}" for one in telltales(wrong)[:NAMED] if one.of[0].twin is not None)
     if first.region:
         reads = f", which {'reads' if len(first.region) == 1 else 'read'} {listed(first.weights[::-1], NAMED)}" if first.weights else ""

@@ -40,13 +40,14 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
 )
 from aprgraph.runtime.explain.alternative import known_mistakes, tried_of
 from aprgraph.runtime.explain.evidence import Evidence
-from aprgraph.runtime.explain.explainer import Explainer
+from aprgraph.runtime.explain.explainer import MOST_NODES, Explainer
 from aprgraph.runtime.explain.explanation import Candidate, Explanation, how_well
 from aprgraph.runtime.explain.extent import AxisErrors, axis_errors
 from aprgraph.runtime.explain.site import LEFT, Around
 
 __all__ = [
     "LEFT",
+    "MOST_NODES",
     "Around",
     "AxisErrors",
     "Candidate",

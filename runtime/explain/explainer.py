@@ -25,7 +25,7 @@ _ROUNDING = 1e-13
 #: So many tensors of one stage are searched; of the others only what explained those is tried.
 _SEARCHED = 2
 #: So many nodes between recorded tensors are looked at, from the wrong one on.
-_MOST_NODES = 16
+MOST_NODES = 16
 #: Pairs of mistakes are tried of that many at most, and where all values together have no more elements.
 _MOST_PAIRS = 400
 _SMALL = 1 << 20
@@ -267,7 +267,7 @@ def _sites(evidence: Evidence, within: Array | None = None) -> Iterator[Site]:
     """
     part, values = evidence.part, evidence.values
     recorded = {} if evidence.recorded is None else {evidence.node.name: evidence.recorded}
-    for node, _ in reversed(evidence.computed[-_MOST_NODES:]):
+    for node, _ in reversed(evidence.computed[-MOST_NODES:]):
         operands, held = _operands(evidence, node, values), recorded.get(node.name)
         yield Site(node, operands, evidence.around, values[node.name], held, within if node.name == evidence.node.name else None)
         if held is None or within is not None or not np.isfinite(held).all():

@@ -12,6 +12,7 @@ import pytest
 import aprgraph
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.option_words import option_words
+from aprgraph.runtime.explain import MOST_NODES
 from aprgraph.runtime.summary import Summary, is_command
 from aprgraph.runtime.trace.reader import Trace
 from tests.support.blame import TOKENS, bare, spoil, traced, with_nan
@@ -98,6 +99,24 @@ def test_nothing_fits(folder: Path, model: Path, tmp_path: Path) -> None:
     assert (
         lies
         == "the cause, of layer 1 attn_out, lies in layer1.attn_out, which reads blk.1.attn_output.weight; computed from layer 1 attention"
+    )
+
+
+@pytest.mark.contract("BLAME-PARTS-1")
+def test_nothing_fits_in_a_long_way(model: Path, tmp_path: Path) -> None:
+    """Of a whole layer between two recorded tensors not all is looked at, and no more is said to have been tried."""
+    noise = np.random.default_rng(0)
+    trace = traced(tmp_path / "few", model, taps="post_ffn_residual", layers=f"0..{LAYERS}")
+    spoil(trace, "post_ffn_residual", 1, lambda values: values + np.float32(0.05) * noise.standard_normal(values.shape))
+    found = aprgraph.audit(trace, model)
+    tried, so_far, *_ = found.summary.why
+    assert " kinds of mistakes that are known of " in tried
+    assert "embed" not in tried
+    longest = max(len(local.region) for local in found.wrong)
+    assert longest > MOST_NODES
+    assert (
+        so_far
+        == f"of up to {longest} nodes between recorded tensors the last {MOST_NODES} were looked at: record more stages to look at all"
     )
 
 

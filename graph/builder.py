@@ -84,21 +84,33 @@ class GraphBuilder(NodeBuilder):
         """Add the node of a stage that is made of the embedding before the first layer. It counts as one of layer 0."""
         return self._add(f"layer0.{stage}", op, operands, attrs, stage, 0)
 
-    def norm(self, stage: str, x: str | Heads, *, eps: float | None = None) -> str:
-        """The family's norm over whole rows; of heads, over all heads of a position together. ``eps``: if not the family's."""
+    def norm(self, stage: str, x: str | Heads, *, slot: str | None = None, eps: float | None = None) -> str:
+        """The family's norm over whole rows; of heads, over all heads of a position together.
+
+        ``slot``: that of its weight, if not the stage's name. ``eps``: if not the family's.
+        """
         require_stage(stage)
         node = self.columns(x) if isinstance(x, Heads) else x
-        return self._normalise(stage, node, (self.width(node),), groups=1, needs_bias=self.family.norm_bias, eps=eps)
+        return self._normalise(stage, node, (self.width(node),), groups=1, needs_bias=self.family.norm_bias, eps=eps, slot=slot)
 
     def _normalise(
-        self, stage: str, x: str, dims: tuple[int, ...], *, groups: int, needs_bias: bool = False, eps: float | None = None
+        self,
+        stage: str,
+        x: str,
+        dims: tuple[int, ...],
+        *,
+        groups: int,
+        needs_bias: bool = False,
+        eps: float | None = None,
+        slot: str | None = None,
     ) -> str:
         """An RMSNorm or LayerNorm over each of ``groups`` parts of a row, by a weight of ``dims``, without one if these are
         empty. LayerNorms may have a bias.
         """
-        weights = [self.weight(stage, *dims)] if self.family.norm_weights and dims else []
-        if weights and self.family.norm_op == "layer_norm" and (needs_bias or self.has(stage, "bias")):
-            weights.append(self.weight(stage, *dims, what="bias"))
+        slot = slot or stage
+        weights = [self.weight(slot, *dims)] if self.family.norm_weights and dims else []
+        if weights and self.family.norm_op == "layer_norm" and (needs_bias or self.has(slot, "bias")):
+            weights.append(self.weight(slot, *dims, what="bias"))
         return self.apply(stage, self.family.norm_op, x, *weights, eps=self.family.eps if eps is None else eps, groups=groups)
 
     def linear(self, stage: str, x: str, rows: int, *, slot: str | None = None, bias: bool = True) -> str:

@@ -15,6 +15,7 @@ from aprgraph.graph.families.dots1 import Dots1
 from aprgraph.graph.families.ernie4_5 import Ernie45, Ernie45Moe
 from aprgraph.graph.families.exaone import Exaone
 from aprgraph.graph.families.exaone4 import Exaone4
+from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.falcon_h1 import FalconH1
 from aprgraph.graph.families.gemma import Gemma
 from aprgraph.graph.families.gemma2 import Gemma2
@@ -72,6 +73,7 @@ for _family in (
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
     NemotronHMoe, BailingMoe2, DeepSeek, MiniCpm, InternLm2,
+    Falcon,
 ):  # fmt: skip
     register(_family)
 

@@ -73,7 +73,18 @@ LLAMA_CPP_TOLERANCES = {
     ),
     # llama.cpp looks GELU up in a table of float16.
     **dict.fromkeys(
-        ("gptneox-f32", "gemma-f32", "gemma2-f32", "starcoder2-f32", "phi2-f32", "gpt2-f32", "gemma4-f32", "gemma4-f32-experts"), 1e-7
+        (
+            "gptneox-f32",
+            "falcon-f32",
+            "gemma-f32",
+            "gemma2-f32",
+            "starcoder2-f32",
+            "phi2-f32",
+            "gpt2-f32",
+            "gemma4-f32",
+            "gemma4-f32-experts",
+        ),
+        1e-7,
     ),
     # llama.cpp rounds activations to 8 bits before quantised weights, and the bounds of YaRN to whole pairs, which alone makes 3e-7.
     "gpt-oss-mxfp4": 1e-3,

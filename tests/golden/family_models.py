@@ -22,7 +22,7 @@ from tests.golden.transformers_models import LoadedModel
 
 _EMBEDDINGS = (
     "model.embed_tokens.weight", "transformer.wte.weight", "embed_tokens.weight", "backbone.embeddings.weight",
-    "gpt_neox.embed_in.weight", "model.embeddings.weight", "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight",
+    "transformer.word_embeddings.weight", "gpt_neox.embed_in.weight", "model.embeddings.weight", "embeddings.word_embeddings.weight", "embeddings.tok_embeddings.weight",
 )  # fmt: skip
 #: Those whose class is another's.
 _CLASSES = {"Exaone": "Llama"}
@@ -53,6 +53,9 @@ _SIZES: dict[str, Any] = {
     "rms_norm_eps": 1e-5, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
 }  # fmt: skip
 _ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+_FALCON: dict[str, Any] = {
+    "vocab_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
+}  # fmt: skip
 _NEOX: dict[str, Any] = {
     "vocab_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3, "max_position_embeddings": 64, "hidden_size": 24,
     "intermediate_size": 40, "layer_norm_eps": 1e-5, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "use_cache": False,
@@ -320,6 +323,15 @@ MODELS = {
     "gptneox-f32": FamilyModel("gptneox", "GPTNeoX", _NEOX | {"hidden_act": "gelu_new"}),
     # GELU by erf, as published models have it; the network waits for attention.
     "gptneox-f32-sequential": FamilyModel("gptneox", "GPTNeoX", _NEOX | {"hidden_act": "gelu", "use_parallel_residual": False}),
+    # As Falcon 7B, with GELU by tanh, as llama.cpp has it in any case.
+    "falcon-f32": FamilyModel("falcon", "Falcon", _FALCON | {
+        "hidden_size": 24, "num_attention_heads": 3, "num_kv_heads": 3, "activation": "gelu_new",
+    }),
+    # As Falcon 40B and 180B: KV groups and two norms. GELU by erf, as published models have it.
+    "falcon-f32-groups": FamilyModel("falcon", "Falcon", _FALCON | {
+        "hidden_size": 32, "num_attention_heads": 4, "num_kv_heads": 2, "new_decoder_architecture": True, "ffn_hidden_size": 44,
+        "tie_word_embeddings": False,
+    }),
     "nemotron-f32": FamilyModel("nemotron", "Nemotron", _LAYER_NORM_SIZES | {
         "norm_eps": 1e-5, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
     }),

@@ -287,6 +287,11 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE, "use_parallel_residual": "use_parallel_residual",
         "attention.head_count_kv": lambda _: None, "hidden_activation": lambda config: None if config.hidden_act == "gelu_new" else "gelu",
     },
+    "falcon": {
+        **_layer_norm("layer_norm_epsilon"), "feed_forward_length": "ffn_hidden_size",
+        "attention.head_count_kv": lambda config: 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads,
+        "hidden_activation": lambda config: None if config.activation == "gelu_new" else "gelu", "tensor_data_layout": lambda _: "jploski",
+    },
     "gpt2": {
         **_layer_norm("layer_norm_epsilon"), "feed_forward_length": lambda config: 4 * config.n_embd, "attention.head_count_kv": lambda _: None,
     },
@@ -613,6 +618,11 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             continue  # see _numbers and _norms_of_heads
         elif architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", name):
             yield name, values.T
+        elif ".self_attention.query_key_value." in name:  # of each KV head with its query heads
+            groups = config.num_kv_heads if config.new_decoder_architecture else 1
+            rows = values.reshape(groups, -1, config.head_dim, *values.shape[1:])
+            parts = (rows[:, :-2], rows[:, -2], rows[:, -1])
+            yield name, np.concatenate([part.reshape(-1, *values.shape[1:]) for part in parts])
         elif ".query_key_value." in name:  # of each head by itself
             yield name, values.reshape(config.num_attention_heads, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
         elif name.endswith(".conv.conv.weight"):

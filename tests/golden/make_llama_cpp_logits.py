@@ -35,6 +35,7 @@ _OTHERS = (
     "gemma3n-f32",
     "qwen2vl-f32",
     "gptneox-f32-sequential",
+    "falcon-f32-groups",
     "phimoe-f32",
 )
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from tests.golden.bert_recorder import ENCODERS
+from tests.golden.falcon_recorder import groups_of_falcon, hook_falcon
 from tests.golden.gemma_recorder import hook_gemma3n, hook_gemma4
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
 from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
@@ -78,6 +79,9 @@ class Recorder:
         if loaded.architecture in ENCODERS:
             ENCODERS[loaded.architecture](model, self._put, lambda layer: setattr(self, "layer", layer))
             return
+        if loaded.architecture == "falcon":
+            hook_falcon(model, self._put, self.stages, lambda layer: setattr(self, "layer", layer))
+            return
         decoder = _first(model, "transformer", "backbone", "model", "gpt_neox") or model
         decoder = _first(decoder, "language_model") or decoder  # of a model with images too
         layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
@@ -118,6 +122,10 @@ class Recorder:
                 elif name in ROPE_FUNCTIONS:
                     self._put(self.layer, "q_pe", turned(q, ROPE_FUNCTIONS[name]))
                     self._put(self.layer, "k_pe", turned(k, ROPE_FUNCTIONS[name]))
+                elif self.loaded.architecture == "falcon":  # whose heads of k are there once for each of q
+                    self._turned(
+                        q, k[:, :: q.shape[1] // groups_of_falcon(self.loaded.model.config) if k.shape[1] > 1 else 1], partial=True
+                    )
                 else:
                     self._turned(q, k, partial=True)
                 return q, k

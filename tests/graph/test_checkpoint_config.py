@@ -15,6 +15,7 @@ import pytest
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import Decoder, open_family
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
+from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
@@ -921,6 +922,35 @@ def test_scales_of_minicpm(tmp_path: Path) -> None:
     assert ["mup_denominator is 32" in str(one) for one in said] == [True]
     with pytest.raises(ModelError, match=r"field 'scale_depth / sqrt\(num_hidden_layers\)' is 'deep', expected a number"):
         scales(scale_depth="deep")
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_kv_heads_and_norms_of_falcon(tmp_path: Path) -> None:
+    """They are made of others, of which the class ignores some; the code that came with the first checkpoints calls them otherwise."""
+    config = json.loads((write_checkpoint("falcon-f32-groups", tmp_path) / "config.json").read_text())
+
+    def read(*without: str, **fields: object) -> tuple[int, int]:
+        left = {name: value for name, value in config.items() if name not in without}
+        family = open_family(ConfigMetadata(Path("config.json"), left | fields, {}))
+        assert isinstance(family, Falcon)
+        assert account_for_keys(family, ()) == []
+        return family.kv_heads[0], family.norms
+
+    assert read() == read(multi_query=False, parallel_attn=False) == read(num_ln_in_parallel_attn=None) == (2, 2)
+    assert read(num_ln_in_parallel_attn=1) == (2, 1)
+    assert read(num_kv_heads=None) == (4, 2)
+    assert read(new_decoder_architecture=False) == (1, 1)
+    assert read(new_decoder_architecture=False, multi_query=False) == (4, 1)
+    ours = ("new_decoder_architecture", "num_kv_heads", "num_attention_heads", "num_hidden_layers", "num_ln_in_parallel_attn", "activation")
+    theirs = {"architectures": ["RWForCausalLM"], "n_head": 4, "n_layer": 2, "apply_residual_connection_post_layernorm": False}
+    assert read(*ours, **theirs, model_type="RefinedWeb", n_head_kv=2) == (2, 2)
+    assert read(*ours, **theirs, model_type="RefinedWebModel", multi_query=True) == (1, 1)
+    with pytest.raises(UnsupportedModelError, match="alibi is True; supported for falcon is false"):
+        read(alibi=True)
+    with pytest.raises(UnsupportedModelError, match="parallel_attn is False; supported for falcon is true"):
+        read(new_decoder_architecture=False, parallel_attn=False)
+    with pytest.raises(UnsupportedModelError, match="activation is 'relu'; supported are gelu_new"):
+        read(activation="relu")
 
 
 @pytest.mark.contract("FILE-HF-3")

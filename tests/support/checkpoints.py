@@ -173,12 +173,21 @@ class _Weights:
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
         if ".query_key_value." in own_name and self._architecture == "gptneox":
             return values.reshape(3, self._key("attention.head_count"), -1, *values.shape[1:]).swapaxes(0, 1)
+        if ".self_attention.query_key_value." in own_name:
+            return self._of_falcon(values)
         around_zero = self._architecture in _AROUND_ZERO or self._architecture.startswith(("qwen3next", "qwen35"))
         if around_zero and own_name.endswith("norm.weight"):
             return values.astype(np.float64) - 1
         if self._architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", own_name):
             return values.T
         return values
+
+    def _of_falcon(self, values: Values) -> Values:
+        """q, k and v of each KV head together."""
+        groups, heads = self._key("attention.head_count_kv"), self._key("attention.head_count")
+        size = len(values) // (heads + 2 * groups)
+        parts = np.split(values, [heads * size, (heads + groups) * size])
+        return np.concatenate([part.reshape(groups, -1, *values.shape[1:]) for part in parts], axis=1)
 
     def _of_internlm2(self, layer: int) -> Values:
         """q, k and v as one tensor, KV group by KV group."""

@@ -21,7 +21,10 @@ _BARE, _GPT = "Model", "LMHeadModel"
 #: Classes with images too, which tie the head of the text model where no field says otherwise.
 _TIED = tuple(f"{name}{_WITH_IMAGES}" for name in ("Mistral3", "Gemma3", "Gemma3n", "Gemma4"))
 #: A ``model_type`` that files bear although they name the class of another, or hold the fields of its text model themselves.
-_SAME_CLASS = {"kimi_k2": "deepseek_v3", "qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text"}
+_SAME_CLASS = {
+    "kimi_k2": "deepseek_v3", "RefinedWeb": "falcon", "RefinedWebModel": "falcon",
+    "qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text",
+}  # fmt: skip
 #: The field that says of each layer which kind of feed-forward network it has.
 MLP_KINDS = "mlp_layer_types"
 

@@ -137,6 +137,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "jais2": {"max_position_embeddings": 8192, "layer_norm_eps": 1e-5},
     "nemotron_h": {"layer_norm_epsilon": 1e-5, "num_attention_heads": 32, "head_dim": 128, "mamba_num_heads": 128, "mamba_head_dim": 64,
                    "ssm_state_size": 128, "conv_kernel": 4, "n_groups": 8},
+    "falcon": {"tie_word_embeddings": True, "max_position_embeddings": 2048, "layer_norm_epsilon": 1e-5, "activation": "gelu"},
     "falcon_h1": {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "mamba_d_ssm": 1024,
                   "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4},
     "mamba2": {"layer_norm_epsilon": 1e-5, "num_heads": 128, "head_dim": 64, "state_size": 128, "conv_kernel": 4, "n_groups": 8},

@@ -51,6 +51,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2",),
+    "activation": ("falcon",),
     "swiglu_alpha": ("gpt_oss",),
     "swiglu_limit": ("gpt_oss",),
     "rope_local_base_freq": ("gemma3_text", "gemma3n_text"),
@@ -90,6 +91,7 @@ _HEAD_DIM_MAY_BE_NULL: tuple[str, ...] = (
     "falcon_h1",
     "jais2",
     "seed_oss",
+    "falcon",
     *_BERT,
     "modernbert",
     *_QWEN_VL,
@@ -121,6 +123,7 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
 _ONLY: Mapping[str, Mapping[str, object]] = {
     "apertus": {"hidden_act": "xielu"},
     "phi": {"qk_layernorm": False},
+    "falcon": {"alibi": False, "parallel_attn": True, "apply_residual_connection_post_layernorm": False},
     **{kind: {"time_step_limit": [0.0, math.inf]} for kind in ("mamba2", "granitemoehybrid", "nemotron_h")},
     "falcon_h1": {"time_step_limit": [0.0, math.inf], "mamba_norm_before_gate": False},
     **{kind: {"is_decoder": False, "add_cross_attention": False} for kind in _BERT},

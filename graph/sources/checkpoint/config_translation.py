@@ -41,7 +41,7 @@ _TURNED = "qk_rope_head_dim"
 _BY_INTERVAL = {"no_rope_layers": "no_rope_layer_interval", "moe_layers": "interleave_moe_layer_step"}
 #: The number of layers, and lists with an entry for each are made of it.
 _LAYERS = ("num_hidden_layers", "n_layer")
-_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function")
+_ACTIVATIONS = ("hidden_activation", "hidden_act", "activation_function", "activation")
 #: Nobody writes these where they have the class's own value.
 _UNDISPUTED = ("tie_word_embeddings",)
 _EMPTY: tuple[object, ...] = (None, False, 0, "", [], {})

@@ -40,6 +40,7 @@ from aprgraph.graph.families.llama import Llama
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.mamba2 import Mamba2
 from aprgraph.graph.families.minicpm import MiniCpm
+from aprgraph.graph.families.minicpm3 import MiniCpm3
 from aprgraph.graph.families.minimax_m2 import MiniMaxM2
 from aprgraph.graph.families.mistral3 import Mistral3
 from aprgraph.graph.families.mixture import Mixture
@@ -73,7 +74,7 @@ for _family in (
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
     NemotronHMoe, BailingMoe2, DeepSeek, MiniCpm, InternLm2,
-    Falcon,
+    Falcon, MiniCpm3,
 ):  # fmt: skip
     register(_family)
 

@@ -27,7 +27,8 @@ class LatentAttention(Decoder):
     """
 
     #: Pairs of RoPE are neighbours in the original and in GGUF; a checkpoint may say that they are halves.
-    pairing = hf_pairing = "interleaved"
+    pairing: ClassVar[Order] = "interleaved"
+    hf_pairing: ClassVar[Order] = "interleaved"
     #: The epsilon of the norms of the latents, which is not that of the others.
     latent_eps: ClassVar[float] = 1e-6
     form_numbers = ("kv_heads", "cached_size", "cached_value_size")

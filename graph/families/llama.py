@@ -1,8 +1,15 @@
 """The `llama` architecture of GGUF, under whose name many models are converted."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
 from aprgraph.graph.families.mixture import Mixture
 from aprgraph.graph.families.numbers import number
 from aprgraph.graph.families.window import CheckpointWindows
+
+if TYPE_CHECKING:
+    from aprgraph.graph.families.base import Order
 
 
 class Llama(Mixture):
@@ -16,7 +23,7 @@ class Llama(Mixture):
     architecture = "llama"
     hf_classes = "LlamaForCausalLM MistralForCausalLM MixtralForCausalLM LlamaModel MistralModel"
     checked_against = "transformers 5.24, llama-cpp-python 0.3.36"
-    pairing = "interleaved"
+    pairing: ClassVar[Order] = "interleaved"
     windows = CheckpointWindows()
     experts = number("expert_count", "num_local_experts", 0, least=0, most=1 << 16)
 

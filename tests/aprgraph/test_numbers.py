@@ -66,6 +66,7 @@ LLAMA_CPP_TOLERANCES = {
             "bailingmoe2-f32",
             "deepseek-f32",
             "minicpm-f32",
+            "minicpm3-f32",
             "internlm2-f32",
             "jais2-f32",
         ),

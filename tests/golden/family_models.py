@@ -323,6 +323,15 @@ MODELS = {
     "gptneox-f32": FamilyModel("gptneox", "GPTNeoX", _NEOX | {"hidden_act": "gelu_new"}),
     # GELU by erf, as published models have it; the network waits for attention.
     "gptneox-f32-sequential": FamilyModel("gptneox", "GPTNeoX", _NEOX | {"hidden_act": "gelu", "use_parallel_residual": False}),
+    # The scales are those that llama.cpp takes in any case. The context is larger than that of llama.cpp's run, so that both take the short factors.
+    "minicpm3-f32": FamilyModel("minicpm3", "MiniCPM3", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 28, "num_attention_heads": 3, "num_key_value_heads": 3, "kv_lora_rank": 10,
+        "q_lora_rank": 14, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 8, "scale_emb": 12, "scale_depth": 1.4,
+        "dim_model_base": 256, "max_position_embeddings": 512, "rms_norm_eps": 1e-6, "rope_parameters": {
+            "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 512, "short_factor": [1.0, 1.5],
+            "long_factor": [1.0, 4.0],
+        },
+    }),
     # As Falcon 7B, with GELU by tanh, as llama.cpp has it in any case.
     "falcon-f32": FamilyModel("falcon", "Falcon", _FALCON | {
         "hidden_size": 24, "num_attention_heads": 3, "num_kv_heads": 3, "activation": "gelu_new",
@@ -544,7 +553,7 @@ def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> 
     if name.endswith("embed_tokens_per_layer.weight"):
         return values * np.float32(spec.config["hidden_size_per_layer_input"] ** -0.5)
     if name in _EMBEDDINGS:
-        return values / np.float32(spec.config.get("embedding_multiplier", 1.0))
+        return values / np.float32(spec.config.get("embedding_multiplier", spec.config.get("scale_emb", 1.0)))
     columns = (
         shape[-2] if (".experts." in name and spec.architecture in ("gpt-oss", "llama4")) or spec.architecture == "gpt2" else shape[-1]
     )

@@ -287,6 +287,11 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE, "use_parallel_residual": "use_parallel_residual",
         "attention.head_count_kv": lambda _: None, "hidden_activation": lambda config: None if config.hidden_act == "gelu_new" else "gelu",
     },
+    # Neither the scales nor the size of a head of v are written.
+    "minicpm3": {
+        "rope.dimension_count": "qk_rope_head_dim", "attention.kv_lora_rank": "kv_lora_rank", "attention.q_lora_rank": "q_lora_rank",
+        "attention.key_length": lambda config: config.qk_nope_head_dim + config.qk_rope_head_dim,
+    },
     "falcon": {
         **_layer_norm("layer_norm_epsilon"), "feed_forward_length": "ffn_hidden_size",
         "attention.head_count_kv": lambda config: 1 if config.multi_query and not config.new_decoder_architecture else config.num_kv_heads,
@@ -547,7 +552,7 @@ def _rope_factors(config: Any) -> Iterator[tuple[str, F32]]:
         size, share = _head_of("full_attention")(config), config.rope_parameters["full_attention"]["partial_rotary_factor"]
         turned = int(size * share / 2)
         yield "rope_freqs.weight", np.array([1.0] * turned + [1e30] * (size // 2 - turned), np.float32)
-    elif config.model_type == "phimoe":
+    elif config.model_type in ("phimoe", "minicpm3"):
         for part in ("long", "short"):
             yield f"rope_factors_{part}.weight", np.array(config.rope_parameters[f"{part}_factor"], np.float32)
     elif (getattr(config, "rope_parameters", None) or {}).get("rope_type") == "llama3":
@@ -686,7 +691,8 @@ def write_gguf(
     writer = GGUFWriter(path, architecture)
     writer.add_name(path.stem)
     add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, list: writer.add_array}
-    of_latent = _HEADS_OF_LATENT[absorbed] | _yarn_deepseek(config) if hasattr(config, "kv_lora_rank") else {}
+    is_latent = hasattr(config, "kv_lora_rank") and architecture != "minicpm3"
+    of_latent = _HEADS_OF_LATENT[absorbed] | _yarn_deepseek(config) if is_latent else {}
     for key, source in (_KEYS | (_KEYS_BY_ARCHITECTURE.get(architecture) or _KEYS_OF[config.model_type]) | of_latent).items():
         value = _value(config, source)
         if value is not None:

@@ -122,6 +122,9 @@ class Recorder:
                 elif name in ROPE_FUNCTIONS:
                     self._put(self.layer, "q_pe", turned(q, ROPE_FUNCTIONS[name]))
                     self._put(self.layer, "k_pe", turned(k, ROPE_FUNCTIONS[name]))
+                elif self.loaded.architecture == "minicpm3":
+                    self._put(self.layer, "q_pe", turned(q, halves=False))
+                    self._put(self.layer, "k_pe", turned(k, halves=False))
                 elif self.loaded.architecture == "falcon":  # whose heads of k are there once for each of q
                     self._turned(
                         q, k[:, :: q.shape[1] // groups_of_falcon(self.loaded.model.config) if k.shape[1] > 1 else 1], partial=True

@@ -18,6 +18,7 @@ from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.minicpm import MiniCpm
+from aprgraph.graph.families.minicpm3 import MiniCpm3
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
@@ -922,6 +923,26 @@ def test_scales_of_minicpm(tmp_path: Path) -> None:
     assert ["mup_denominator is 32" in str(one) for one in said] == [True]
     with pytest.raises(ModelError, match=r"field 'scale_depth / sqrt\(num_hidden_layers\)' is 'deep', expected a number"):
         scales(scale_depth="deep")
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_scales_of_minicpm3(tmp_path: Path) -> None:
+    """As those of MiniCPM, but that the class has defaults, and scales nothing where a field is null. A null rank of q is no latent."""
+    config = json.loads((write_checkpoint("minicpm3-f32", tmp_path) / "config.json").read_text())
+
+    def read(**fields: object) -> MiniCpm3:
+        family = open_family(ConfigMetadata(Path("config.json"), config | fields, {}))
+        assert isinstance(family, MiniCpm3)
+        assert account_for_keys(family, ()) == []
+        return family
+
+    scales = [(one.embedding_scale, one.residual_scale, one.logit_scale) for one in (read(), read(scale_depth=None, dim_model_base=None))]
+    assert scales == [(12.0, 1.4 / math.sqrt(2), 24 / 256), (12.0, 1.0, 1.0)]
+    assert (read(v_head_dim=None).value_size, read(v_head_dim=5).value_size, read(q_lora_rank=None).q_rank) == (8, 5, 0)
+    for name in ("scale_emb", "scale_depth", "dim_model_base", "q_lora_rank"):
+        config.pop(name)
+    family = read()
+    assert (family.embedding_scale, family.residual_scale, family.logit_scale, family.q_rank) == (12.0, 1.4 / math.sqrt(2), 24 / 256, 768)
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -176,6 +176,12 @@ LAYER["nemotron_h"] = ["attn_norm", "qkv_matmul", *ATTENTION[2:], "post_ffn_resi
 LAYER["nemotron_h_moe"] = LAYER["nemotron_h"]
 LAYER["jais2"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *UNGATED, "post_ffn_residual"]
 LAYER["exaone"] = LAYER["llama"]
+LAYER["minicpm3"] = [
+    *("kv_b" if stage == "q_absorbed" else stage for stage in LATENT if stage != "attn_latent"),
+    "post_attn_residual",
+    *DENSE,
+    "post_ffn_residual",
+]
 LAYER["falcon"] = ["attn_norm", "qkv_matmul", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["qwen2vl"], LAYER["qwen3vl"], LAYER["qwen3vlmoe"] = LAYER["qwen2"], LAYER["qwen3"], LAYER["qwen3moe"]

@@ -117,7 +117,7 @@ def test_a_checkpoint_and_its_gguf_file(name: str, tmp_path: Path) -> None:
         "smollm3",
         "arcee",
         "deepseek-f32",
-        "minicpm",
+        "minicpm-f32",
         "internlm2",
         "deepseek2-lite",
         "deepseek3",

@@ -125,6 +125,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
             "expert_group_used_count": 2,
         },
     ),
+    "minicpm3": TinyFamily(tied=True, numbers={"embedding_scale": 6.0, "residual_scale": 0.25, "logit_scale": 4.0}),
     "minicpm": TinyFamily(tied=True, numbers={"embedding_scale": 6.0, "residual_scale": 0.25, "logit_scale": 4.0}),
     "internlm2": TinyFamily(rope_base=1e6),
     "deepseek": TinyFamily(rope_dims=True, experts_used=3, numbers={"leading_dense_block_count": 1, "expert_shared_count": 2}),

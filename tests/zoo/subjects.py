@@ -125,6 +125,7 @@ def _with_large_scores(layer: int) -> Variant:
         "nemotron": 1.3,
         "gptneox": 1.2,
         "phimoe": 1.3,
+        "minicpm3": 1.5,
         "bert": 1.5,
     }  # whose scores are smaller, or larger
     return Variant({"seed": 13}, {f"blk.{layer}.{ending}": factor for ending, factor in factors.items()}, more)

@@ -68,8 +68,9 @@ def _of_attention(patches: Mapping[str, Patch], *stages: str, when: Condition = 
 
 
 def _has_groups(subject: Subject, layer: int) -> bool:
-    """Whether there are several KV heads."""
-    return subject.graph[f"layer{layer}.attn_scores"].attr_int("kv_heads") > 1
+    """Whether there are several KV heads, and more query heads."""
+    node = subject.graph[f"layer{layer}.attn_scores"]
+    return 1 < node.attr_int("kv_heads") < node.attr_int("heads")
 
 
 def _is_scaled(subject: Subject, layer: int) -> bool:

@@ -118,7 +118,8 @@ class Model:
             wide = self.defaults[window]
             found[window] = f"{window} is not in the file: {f'{wide} was taken' if wide else 'every layer attends to all positions'}"
         factors = self.has("rope_factors_long.weight") or self.has("rope_factors_short.weight")
-        if (self.metadata.get(scaling) == "yarn" or factors) and original not in self.metadata:
+        is_stretched = self.metadata.get(scaling) == "yarn" or factors
+        if is_stretched and original not in self.metadata and original.removeprefix(f"{prefix}.") not in family.absent_keys:
             found[original] = f"{original} is not in the file: {family.context}, the context itself, was taken, as llama.cpp does"
         if self.metadata.get(scaling) == "longrope" and not factors:
             found[scaling] = (

@@ -133,6 +133,7 @@ _READ = (
              llama_cpp_of={"gemma3n": (f"{_NOT_READ}, and takes 30", 30.0)}),
     ModelKey("embedding_scale", "what embeddings are multiplied by", ("embed",), neutral=(0, 1)),
     ModelKey("residual_scale", "what is added to the residual stream is multiplied by", ("scale",), neutral=(0, 1)),
+    ModelKey("attention.clamp_kqv", "the bounds of q, k and v", ("clamp",), neutral=_OFF),
     ModelKey("logit_scale", "what logits are multiplied by, or divided by (granite)", ("scale",), neutral=(0, 1)),
     ModelKey(
         "attention.temperature_scale", "how queries are scaled by their position", ("query_temperature",), neutral=_OFF,
@@ -284,7 +285,6 @@ _HARMLESS_BELOW = ("vision.", "audio.", "mm.", "projector.", "training.")
 
 _NEVER_READ = (
     ModelKey("router_logit_softcapping", "the cap of the scores of experts", neutral=_OFF),
-    ModelKey("attention.clamp_kqv", "the bounds of q, k and v", neutral=_OFF),
     ModelKey("attention.max_alibi_bias", "the slope of ALiBi", neutral=_OFF),
     ModelKey("attention.output_scale", "what the output of attention is multiplied by", neutral=(0, 1)),
     ModelKey("attention.value_scale", "what v is multiplied by", neutral=(0, 1)),

@@ -22,6 +22,8 @@ ATTENTION_FUNCTION = "eager_attention_forward"
 _ROPE_FUNCTION, _OTHER_ROPE_FUNCTION = "apply_rotary_pos_emb", "apply_rotary_emb"
 #: The one of them that takes pairs of neighbours, and gives the first elements of all pairs, then the second ones.
 SPLITTING_ROPE_FUNCTION = "apply_rotary_pos_emb_interleave"
+#: Where classes of transformers are, and those of code that came with a checkpoint.
+_MODULES = ("transformers.", "transformers_modules.")
 #: A key of configurations that changes the logits behind the head.
 _LOGIT_CAP = "final_logit_softcapping"
 
@@ -272,7 +274,7 @@ def _has(part: Any, path: str) -> bool:
 def _class_of(part: Any, classes: Mapping[str, type[Family]]) -> str | None:
     """The one of ``classes`` that is the class of ``part``, or that it derives from; of a decoder by itself, the one it is made for."""
     for kind in type(part).__mro__:
-        if not kind.__module__.startswith("transformers."):
+        if not kind.__module__.startswith(_MODULES):
             continue
         if kind.__name__ in classes:
             return kind.__name__

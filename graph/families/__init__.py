@@ -48,6 +48,7 @@ from aprgraph.graph.families.modern_bert import ModernBert
 from aprgraph.graph.families.nemotron import Nemotron
 from aprgraph.graph.families.nemotron_h import NemotronH, NemotronHMoe
 from aprgraph.graph.families.nomic_bert import NomicBert
+from aprgraph.graph.families.olmo import Olmo
 from aprgraph.graph.families.olmo2 import Olmo2
 from aprgraph.graph.families.olmoe import Olmoe
 from aprgraph.graph.families.phi2 import Phi2
@@ -74,7 +75,7 @@ for _family in (
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
     NemotronHMoe, BailingMoe2, DeepSeek, MiniCpm, InternLm2,
-    Falcon, MiniCpm3,
+    Falcon, MiniCpm3, Olmo,
 ):  # fmt: skip
     register(_family)
 

@@ -58,6 +58,7 @@ SCALE = declare("scale", lambda _, x, *, factor: x * factor, "x · factor.")
 SOFT_CAP = declare(
     "soft_cap", lambda m, x, *, cap: m.tanh(x / cap) * cap, "cap · tanh(x / cap): x where it is small, ±cap at most (arXiv:2408.00118)."
 )
+CLAMP = declare("clamp", lambda m, x, *, bound: m.maximum(m.minimum(x, bound), -bound), "max(-bound, min(bound, x)).")
 CLAMPED_SWIGLU = declare(
     "clamped_swiglu",
     _clamped_swiglu,

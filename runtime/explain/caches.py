@@ -131,6 +131,15 @@ def _unrotated(site: Site) -> Iterator[tuple[str, Array]]:
         start = int(node.attrs.get("start", 0))  # type: ignore[arg-type]
         source = graph[graph.operand_names(node.name)[0]]
         value = site.around.value(source.name)
+        value = _made(site, source) if value is None else value
         if value is not None and value.ndim == 2 and value.shape[1] >= start + columns:
             yield site.label_of(node), value[:, start : start + columns]
         node = source
+
+
+def _made(site: Site, node: Node) -> Array | None:
+    """What a node that is no stage makes of a recorded one, such as q, k and v within their bounds."""
+    if not is_computed(node) or not traits_of(node).is_rowwise:
+        return None
+    operands = [value for name in site.around.graph.operand_names(node.name) if (value := site.around.value(name)) is not None]
+    return compute(node, operands, site.around) if len(operands) == len(site.around.graph.operand_names(node.name)) else None

@@ -176,6 +176,12 @@ def other_factor(site: Site) -> Iterator[Alternative]:
             )  # fmt: skip
 
 
+@explains("clamp")
+def other_bound(site: Site) -> Iterator[Alternative]:
+    """No bound."""
+    yield Alternative("bound", f"{site.called} is not cut off at {float(site.node.attrs['bound']):g}", goes_on(0))  # type: ignore[arg-type]
+
+
 @explains("soft_cap")
 def other_cap(site: Site) -> Iterator[Alternative]:
     """No cap, or one on the way there alone, back alone, as a plain limit, or twice."""

@@ -32,7 +32,7 @@ ELSEWHERE = {
     "--workers": "tests/runtime, test_sweep.py: it starts processes",
     "sweep": "test_sweep.py",
     "clear": "tests/codegen/test_artifact_cache.py: it would remove the kernels of all tests",
-    "olmo.py": "test_family_walkthrough.py",
+    "pico.py": "test_family_walkthrough.py",
 }
 #: 0 alike or sound, 1 a difference or a fault was found, 3 too little was recorded to say.
 DONE = (0, 1, 3)

@@ -67,6 +67,7 @@ LLAMA_CPP_TOLERANCES = {
             "deepseek-f32",
             "minicpm-f32",
             "minicpm3-f32",
+            "olmo-f32",
             "internlm2-f32",
             "jais2-f32",
         ),

@@ -13,18 +13,17 @@ from aprgraph.codegen.cache.artifacts import cache_directory, find_beside
 from aprgraph.families import load_family_file
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.model import load_model
-from tests.support.golden import GOLDEN
 from tests.support.own_families import own_families
+from tests.support.pico import write_pico
 
-MODEL = GOLDEN / "families" / "olmo-f32.gguf"
 FAMILY = """
 from aprgraph.families import Llama, elementwise, real
 
 clip = elementwise("clip", lambda m, x, *, bound: {formula})
 
 
-class Olmo(Llama):
-    architecture = "olmo"
+class Pico(Llama):
+    architecture = "pico"
     norm_op = "layer_norm"
     norm_weights = False
     eps = real("attention.layer_norm_epsilon", None, 1e-5)
@@ -53,11 +52,10 @@ def using(folder: Path, text: str, *, edited: str = "") -> Iterator[None]:
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
-    model = folder / "olmo.gguf"
-    model.write_bytes(MODEL.read_bytes())
+    model = write_pico(folder / "pico.gguf")
     for _ in using(folder, HARD):
-        aprgraph.load(model).compile("llvm", folder / "olmo.llvm.aprg")
-    return folder / "olmo.llvm.aprg"
+        aprgraph.load(model).compile("llvm", folder / "pico.llvm.aprg")
+    return folder / "pico.llvm.aprg"
 
 
 @pytest.mark.usefixtures("known")
@@ -75,13 +73,13 @@ def test_its_kernels_are_not_taken_for_those_of_another_formula(artifact: Path, 
     for _ in using(tmp_path, SOFT):
         with pytest.raises(ArtifactError, match=r"compiled with another formula of the op 'clip'; compile the model again"):
             open_artifact(artifact)
-        assert find_beside(load_model(artifact.with_name("olmo.gguf")), "llvm", None) is None
+        assert find_beside(load_model(artifact.with_name("pico.gguf")), "llvm", None) is None
 
 
 def test_a_file_that_builds_another_graph_has_another_place_in_the_cache(tmp_path: Path) -> None:
-    places = set()
+    places, model = set(), write_pico(tmp_path / "pico.gguf")
     doubled = "    def logits(self, g, x):\n        return g.apply('lm_head', 'scale', g.head('lm_head_raw', x), factor=2.0)\n"
     for text, edited in ((HARD, ""), (HARD, "# a remark\n"), (HARD, doubled)):
         for _ in using(tmp_path, text, edited=edited):
-            places.add(cache_directory(load_model(MODEL), "llvm", None, tmp_path))
+            places.add(cache_directory(load_model(model), "llvm", None, tmp_path))
     assert len(places) == 2

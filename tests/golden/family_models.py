@@ -344,7 +344,7 @@ MODELS = {
     "nemotron-f32": FamilyModel("nemotron", "Nemotron", _LAYER_NORM_SIZES | {
         "norm_eps": 1e-5, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
     }),
-    # Not a family of the package: docs/families.md is about it. The bound bites.
+    # The bound bites.
     "olmo-f32": FamilyModel("olmo", "Olmo", {name: value for name, value in _SMALL.items() if name != "rms_norm_eps"} | {
         "num_hidden_layers": 2, "clip_qkv": 1.5, "rope_parameters": _ROPE,
     }),

@@ -20,6 +20,7 @@ from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.minicpm3 import MiniCpm3
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
+from aprgraph.graph.families.olmo import Olmo
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
@@ -923,6 +924,22 @@ def test_scales_of_minicpm(tmp_path: Path) -> None:
     assert ["mup_denominator is 32" in str(one) for one in said] == [True]
     with pytest.raises(ModelError, match=r"field 'scale_depth / sqrt\(num_hidden_layers\)' is 'deep', expected a number"):
         scales(scale_depth="deep")
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_the_bound_of_olmo(tmp_path: Path) -> None:
+    """Null is none. The epsilon is the class's own, whatever a file says."""
+    config = json.loads((write_checkpoint("olmo-f32", tmp_path) / "config.json").read_text())
+
+    def read(**fields: object) -> Olmo:
+        family = open_family(ConfigMetadata(Path("config.json"), config | fields, {}))
+        assert isinstance(family, Olmo)
+        assert account_for_keys(family, ()) == []
+        return family
+
+    assert (read().bound, read(clip_qkv=None).bound, read().eps, read(num_key_value_heads=None).kv_heads) == (1.5, 0.0, 1e-5, (4, 4))
+    with pytest.raises(ModelError, match="clip_qkv is -1.0, expected a number of at least 0"):
+        read(clip_qkv=-1.0)
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -61,6 +61,7 @@ GOOD: dict[str, tuple[str, Mapping[str, Attr], str]] = {
     "scale_rows": ("f32[n,8] f32[n,1]", {}, "f32[n,8]"),
     "scale": ("f32[n,8]", {"factor": 0.5}, "f32[n,8]"),
     "soft_cap": ("f32[n,8]", {"cap": 30.0}, "f32[n,8]"),
+    "clamp": ("f32[n,8]", {"bound": 8.0}, "f32[n,8]"),
     "clamped_swiglu": ("f32[n,2,8] f32[n,2,8]", {"limit": 7.0, "alpha": 1.702}, "f32[n,2,8]"),
     "relu_squared": ("f32[n,8]", {}, "f32[n,8]"),
     "tanh": ("f32[n,8]", {}, "f32[n,8]"),

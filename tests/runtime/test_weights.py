@@ -119,6 +119,7 @@ def test_a_checkpoint_and_its_gguf_file(name: str, tmp_path: Path) -> None:
         "deepseek-f32",
         "minicpm-f32",
         "internlm2",
+        "olmo-",
         "deepseek2-lite",
         "deepseek3",
         "gemma4-f32-experts",

@@ -16,8 +16,6 @@ import aprgraph
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 FAMILIES = GOLDEN / "families"
-#: Models of families that are not in the package.
-_OF_OTHERS = ("olmo-f32",)
 F32 = npt.NDArray[np.float32]
 #: (layer or None, stage)
 StageKey = tuple[int | None, str]
@@ -91,7 +89,7 @@ def golden_models() -> tuple[GoldenModel, ...]:
     models = []
     for path in sorted((*GOLDEN.glob("*.gguf"), *FAMILIES.glob("*.gguf")), key=lambda path: path.stem):
         numbers = path.with_suffix(".npz")
-        if not numbers.is_file() or path.stem in _OF_OTHERS:
+        if not numbers.is_file():
             continue
         with np.load(numbers) as arrays:
             stages = {_key(label): arrays[label] for label in arrays.files if label != "tokens"}

@@ -68,6 +68,8 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
         numbers={"attention.sliding_window_pattern": 2, "final_logit_softcapping": 5.0, "laurel_rank": 8},
     ),
     "phi3": TinyFamily(optional=("qkv_matmul.weight",), rope_dims=True),
+    # A bound that bites.
+    "olmo": TinyFamily(numbers={"attention.clamp_kqv": 1.5}),
     "olmo2": TinyFamily(rope_base=500000.0),
     # Caps that bite.
     "gemma2": TinyFamily(wide_heads=True, tied=True, numbers={"attn_logit_softcapping": 2.0, "final_logit_softcapping": 5.0}),

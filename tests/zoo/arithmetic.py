@@ -83,13 +83,15 @@ def _norm(node: Node, operands: Sequence[Array], generator: np.random.Generator)
 
 
 def _layer_norm(node: Node, operands: Sequence[Array], generator: np.random.Generator) -> Array:
-    x, weight, *bias = operands
+    x, *weights = operands
     grouped = x.reshape(len(x), node.attr_int("groups"), -1)
     order = generator.permutation(grouped.shape[-1])
     centred = grouped - grouped[..., order].mean(axis=-1, keepdims=True)
     variance = np.square(centred[..., order]).mean(axis=-1, keepdims=True)
-    normed = centred / np.sqrt(variance + np.float32(node.attr_float("eps"))) * weight
-    return (normed + bias[0] if bias else normed).reshape(x.shape)
+    normed = centred / np.sqrt(variance + np.float32(node.attr_float("eps")))
+    for op, operand in zip((np.multiply, np.add), weights, strict=False):
+        normed = op(normed, operand)
+    return normed.reshape(x.shape)
 
 
 _IN_ANOTHER_ORDER: dict[str, Callable[[Node, Sequence[Array], np.random.Generator], Array]] = {

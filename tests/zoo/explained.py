@@ -43,6 +43,7 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "norm before attention in place of behind": ("normed-input", "left-out"),
     "FFN behind attention": ("other-input",),
     "FFN beside attention": ("other-input",),
+    "bounds of q, k and v forgotten": ("bound",),
     "one block's scale": ("damaged-blocks",),
     "nibbles swapped": ("nibbles",),
     "nibbles side by side": ("nibbles",),

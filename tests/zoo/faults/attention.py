@@ -155,6 +155,7 @@ def _is_capped(subject: Subject, layer: int) -> bool:
 def _has_large_scores(subject: Subject, layer: int) -> bool:
     norm = f"layer{layer}.q_norm"
     is_bounded = norm in subject.graph and len(subject.graph.operand_names(norm)) == 1  # no weight makes such heads longer
+    is_bounded = is_bounded or f"layer{layer}.qkv_clipped" in subject.graph
     return subject.variant == LARGE_SCORES[layer] and not _is_capped(subject, layer) and not is_bounded
 
 

@@ -90,6 +90,10 @@ def _has_no_weights(subject: Subject, layer: int) -> bool:
     return len(subject.graph.operand_names(f"layer{layer}.q_norm")) == 1
 
 
+def _norms_have_weights(subject: Subject) -> bool:
+    return subject.model.family.norm_weights
+
+
 def _normalises_heads(subject: Subject, layer: int) -> bool:
     return subject.graph[f"layer{layer}.q_norm"].attr_int("groups") > 1
 
@@ -224,12 +228,17 @@ FAULTS = (
         families=("gemma", "gemma2", "gemma3", "nemotron"),  # whose checkpoints hold the weight without the 1
         seen="utensils/mold#1078",
     ),
-    Fault("norm of another layer", "weights", "A norm takes the weights of the next layer.", _each_norm(reading(1, _of_another_layer))),
+    Fault(
+        "norm of another layer",
+        "weights",
+        "A norm takes the weights of the next layer.",
+        where(_norms_have_weights, _each_norm(reading(1, _of_another_layer))),
+    ),
     Fault(
         "norm without weights",
         "kernel",
         "A norm leaves its weights out.",
-        _each_norm(reading(1, lambda call: np.ones_like(call.operands[1]))),
+        where(_norms_have_weights, _each_norm(reading(1, lambda call: np.ones_like(call.operands[1])))),
     ),
     Fault(
         "norm after attention forgotten",

@@ -184,6 +184,12 @@ FAULTS = (
         each_layer({"qkv_bias": left_out}, "qkv_bias"),
         seen="huggingface/transformers#35060",
     ),
+    Fault(
+        "bounds of q, k and v forgotten",
+        "graph",
+        "Elements of q, k and v are not cut off at their bound.",
+        each_layer({"qkv_clipped": left_out}, "q_post_rope", "k_post_rope", "attention"),
+    ),
     Fault("bias of k forgotten", "graph", "The bias of k alone is left out.", each_layer({"qkv_bias": _of_k_alone}, "qkv_bias")),
     Fault(
         "bias added twice",

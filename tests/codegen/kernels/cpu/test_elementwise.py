@@ -16,6 +16,7 @@ RNG = np.random.default_rng(3)
 FORMULAS = {
     "scale": {"factor": 0.22},
     "soft_cap": {"cap": 3.0},
+    "clamp": {"bound": 0.7},
     "clamped_swiglu": {"limit": 2.0, "alpha": 1.702},
     "relu_squared": {},
     "tanh": {},

@@ -29,6 +29,7 @@ CURVES_OF_EXPERTS = {op: request(op, [f32("n", 3, 21)]) for op in ("silu", "gelu
 FORMULAS = {
     "scale": {"factor": 0.22},
     "soft_cap": {"cap": 3.0},
+    "clamp": {"bound": 0.7},
     "clamped_swiglu": {"limit": 2.0, "alpha": 1.702},
     "relu_squared": {},
     "tanh": {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -247,5 +248,7 @@ def _compare(a: Source, b: Source, top: int, profile: str | None, tolerances: li
     """The comparison, with a progress bar where someone is watching."""
     from aprgraph.runtime.diff import diff as compare  # noqa: PLC0415
 
+    # Nothing in this process computes in threads of its own by now, unless torch has read a file: then a fork could wait for them.
+    forks = "torch" not in sys.modules
     with comparing() as progress:
-        return compare(a, b, top=top, profile=profile, tolerances=tolerances, progress=progress)
+        return compare(a, b, top=top, profile=profile, tolerances=tolerances, progress=progress, forks=forks)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 from aprgraph.graph.blas_threads import one_blas_thread
 from aprgraph.graph.errors import ComparisonError
+from aprgraph.graph.forks import in_forks
 from aprgraph.graph.threads import in_threads
-from aprgraph.runtime.diff.align import align_shaped, align_single
+from aprgraph.runtime.diff.align import Pair, align_shaped, align_single
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Finding, classify, computed_from_identical
 from aprgraph.runtime.diff.dependencies import find_dependencies
@@ -18,7 +19,7 @@ from aprgraph.runtime.diff.exchanged import with_exchanges
 from aprgraph.runtime.diff.flipped import set_aside
 from aprgraph.runtime.diff.graph_differences import graph_differences
 from aprgraph.runtime.diff.inputs import HELD_TO_INPUTS, InputsRule, gain_of
-from aprgraph.runtime.diff.measure import Measurer, held_to_its_own
+from aprgraph.runtime.diff.measure import Measured, Measurer, held_to_its_own
 from aprgraph.runtime.diff.moved import in_other_places
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
 from aprgraph.runtime.diff.overrides import Tolerances
@@ -41,6 +42,8 @@ Progress = Callable[[int, int, str], None]
 
 #: Elements of one side from which on tensors are measured several at once: of small ones Python's own lock is what threads wait for.
 _LARGE = 1 << 24
+#: And from which on by forks, which take a tenth of a second to be there.
+_LARGE_FOR_FORKS = 1 << 26
 
 
 @one_blas_thread()  # of sums over values in memory a second thread has nothing but the waiting
@@ -52,12 +55,14 @@ def diff(
     profile: str | None = None,
     tolerances: Sequence[str] = (),
     progress: Progress | None = None,
+    forks: bool = False,
 ) -> DiffReport:
     """Compare two traces: directories (with or without a manifest), two APRT files, open traces, or arrays by their names.
 
     ``top`` is the K of the top-K overlap of logits; ``profile`` names a column of the tolerance table (None: the one that
     fits what the manifests say); ``tolerances`` set limits for some stages, as ``--tol`` does: ``ffn_.*=nmse:1e-6``. The verdict
-    does not depend on which trace comes first.
+    does not depend on which trace comes first. ``forks`` says that this process may be forked: large tensors are then measured by
+    several processes (graph/forks.py).
 
     Raises ComparisonError for what cannot be compared (different tokens, a file against a directory, an unknown
     profile, a tolerance for a stage that is not there), TraceError for what cannot be read, naming the file.
@@ -67,7 +72,7 @@ def diff(
     if top < 1:
         raise ComparisonError(f"top is {top}, expected at least 1")
     trace_a, trace_b = open_pair(a, b)
-    asked = _Asked((str(path_of(a)), str(path_of(b))), is_file(a), top, profile, tuple(tolerances))
+    asked = _Asked((str(path_of(a)), str(path_of(b))), is_file(a), top, profile, tuple(tolerances), forks)
     report = _compare(trace_a, trace_b, asked, progress)
     if asked.single or not report.diverged:
         return report
@@ -76,13 +81,16 @@ def diff(
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a comparison was asked for: see ``diff``. ``names`` are what the sides were named by; ``single`` says that each is one file."""
+    """What a comparison was asked for: see ``diff``. ``names`` are what the sides were named by; ``single`` says that each is one file, and
+    ``forks`` that large tensors may be measured by forks of this process.
+    """
 
     names: tuple[str, str]
     single: bool
     top: int
     profile: str | None
     tolerances: tuple[str, ...]
+    forks: bool
 
 
 def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress | None = None) -> DiffReport:
@@ -117,9 +125,7 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
         shaped_a, shaped_b, limits, asked.top, None if weights is None else partial(weights.tolerance, arithmetics=arithmetics)
     )
     measured = {}
-    is_large = sum(math.prod(pair.shape or ()) for pair in pairs) > _LARGE
-    # Limits of weights may decode some, which is done in threads already.
-    results = in_threads(measurer.measure, pairs) if is_large and weights is None else map(measurer.measure, pairs)
+    results = _measured(measurer, pairs, is_alone=weights is None, forks=asked.forks)
     for done, pair in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs), pair.entry.label)
@@ -165,3 +171,19 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     )
     found = find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs)
     return replace(report, reservations=(*repeated, *found))
+
+
+def _measured(measurer: Measurer, pairs: Sequence[Pair], *, is_alone: bool, forks: bool) -> Iterator[Measured]:
+    """What is measured of each pair, of large ones by several processors. ``is_alone``: measuring uses no threads itself, as limits of
+    weights do, which decode some.
+    """
+    elements = sum(math.prod(pair.shape or ()) for pair in pairs)
+    if not is_alone or elements <= _LARGE:
+        yield from map(measurer.measure, pairs)
+    elif not forks or elements <= _LARGE_FOR_FORKS:
+        yield from in_threads(measurer.measure, pairs)
+    else:
+        for pair, one in zip(pairs, in_forks(measurer.measure, pairs), strict=True):
+            if one.metrics is not None:
+                measurer.note_described(pair)
+            yield one

@@ -112,6 +112,12 @@ class Measurer:
         state = State.NOISE if found.state is State.IDENTICAL else found.state
         return replace(found, state=state, metrics=metrics, remark="; ".join(parts))
 
+    def note_described(self, pair: Pair) -> None:
+        """A fork of this process has measured ``pair``, and thereby held it against its statistics."""
+        for trace, entry in ((self._a.trace, pair.a), (self._b.trace, pair.b)):
+            if entry is not None:
+                trace.note_described(entry)
+
     def measure_values(self, pair: Pair, a: F32, b: F32) -> Measured:
         """Measure values of a pair's shape in place of those that were recorded."""
         return self._values(pair, a, b, self.tolerance(pair))

@@ -60,6 +60,10 @@ class TraceAsRead(Trace):
         """See ``Trace.settle``."""
         self._trace.settle(self._originals[entry.key], values, found)
 
+    def note_described(self, entry: TraceEntry) -> None:
+        """See ``Trace.note_described``."""
+        self._trace.note_described(self._originals[entry.key])
+
     def _as_read(self, values: F32, entry: TraceEntry) -> F32:
         if entry.key not in self._readings:
             return values.reshape(entry.shape)

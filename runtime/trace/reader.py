@@ -190,13 +190,18 @@ class Trace(Shown):
         """
         assert entry.file is not None
         assert entry.statistics is not None
-        self._described.add(entry.file)
+        self.note_described(entry)
         why_not = why_not_described(values, entry.statistics, found)
         if why_not is not None:
             raise TraceError(
                 f"{self._prefix + entry.file} is not the tensor that the manifest describes: {why_not}; it was damaged or exchanged "
                 "after it was recorded: copy it again, or record it again"
             )
+
+    def note_described(self, entry: TraceEntry) -> None:
+        """The tensor of an entry has been held against its statistics, which is done once."""
+        if entry.file is not None:
+            self._described.add(entry.file)
 
     def load_unverified(self, entry: TraceEntry) -> F32:
         """As ``load``, whatever the tensor's statistics are: for those who look at a few of its elements."""

@@ -10,7 +10,6 @@ from functools import partial
 from aprgraph.graph.blas_threads import one_blas_thread
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.forks import in_forks
-from aprgraph.graph.threads import in_threads
 from aprgraph.runtime.diff.align import Pair, align_shaped, align_single
 from aprgraph.runtime.diff.caveats import Aside, Caveat
 from aprgraph.runtime.diff.classify import Finding, classify, computed_from_identical
@@ -40,10 +39,8 @@ from aprgraph.runtime.trace.reader import Trace
 #: Called before each tensor: how many are done, of how many, and what this one is called.
 Progress = Callable[[int, int, str], None]
 
-#: Elements of one side from which on tensors are measured several at once: of small ones Python's own lock is what threads wait for.
-_LARGE = 1 << 24
-#: And from which on by forks, which take a tenth of a second to be there.
-_LARGE_FOR_FORKS = 1 << 26
+#: Elements of one side from which on forks measure tensors, which take a twentieth of a second to be there.
+_LARGE = 1 << 25
 
 
 @one_blas_thread()  # of sums over values in memory a second thread has nothing but the waiting
@@ -125,7 +122,8 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
         shaped_a, shaped_b, limits, asked.top, None if weights is None else partial(weights.tolerance, arithmetics=arithmetics)
     )
     measured = {}
-    results = _measured(measurer, pairs, is_alone=weights is None, forks=asked.forks)
+    # Limits of weights may decode some, which is done in threads already.
+    results = _measured(measurer, pairs, forks=asked.forks and weights is None)
     for done, pair in enumerate(pairs):
         if progress is not None:
             progress(done, len(pairs), pair.entry.label)
@@ -173,17 +171,14 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     return replace(report, reservations=(*repeated, *found))
 
 
-def _measured(measurer: Measurer, pairs: Sequence[Pair], *, is_alone: bool, forks: bool) -> Iterator[Measured]:
-    """What is measured of each pair, of large ones by several processors. ``is_alone``: measuring uses no threads itself, as limits of
-    weights do, which decode some.
+def _measured(measurer: Measurer, pairs: Sequence[Pair], *, forks: bool) -> Iterator[Measured]:
+    """What is measured of each pair, of large ones by several processes if ``forks`` allows that: threads would take longer than one does,
+    since each waits for Python's lock many times a millisecond.
     """
-    elements = sum(math.prod(pair.shape or ()) for pair in pairs)
-    if not is_alone or elements <= _LARGE:
+    if not forks or sum(math.prod(pair.shape or ()) for pair in pairs) <= _LARGE:
         yield from map(measurer.measure, pairs)
-    elif not forks or elements <= _LARGE_FOR_FORKS:
-        yield from in_threads(measurer.measure, pairs)
-    else:
-        for pair, one in zip(pairs, in_forks(measurer.measure, pairs), strict=True):
-            if one.metrics is not None:
-                measurer.note_described(pair)
-            yield one
+        return
+    for pair, one in zip(pairs, in_forks(measurer.measure, pairs), strict=True):
+        if one.metrics is not None:
+            measurer.note_described(pair)
+        yield one

@@ -1,4 +1,4 @@
-"""How far two tensors are apart: one pass over both, in pieces, accumulated in float64.
+"""How far two tensors are apart: one pass over both, in pieces, accumulated in float64 (sums.py).
 
 Every measure is the same whichever tensor comes first. With e = a - b, and energies meaning sums of squares over the
 elements that are finite on both sides:
@@ -23,8 +23,7 @@ from aprgraph.runtime.diff.sums import F64, Sums, cuts
 from aprgraph.runtime.trace.aprt import F32, give_back
 from aprgraph.runtime.trace.statistics import Statistics, statistics_from_sums
 
-#: Elements of one piece: its float64 buffers together, 6 MB, stay in the processor's last cache, and the overhead of a call is small
-#: beside its work: with several threads that is each time a wait for Python's lock. Half as many took an eighth longer.
+#: Elements of one piece: its buffers stay in the processor's last cache, and the overhead of a call is small beside its work.
 PIECE = 1 << 18
 #: Elements of each side, 16 MB, after which the pages that were read are given back.
 BLOCK = 1 << 22

@@ -203,7 +203,7 @@ def test_what_is_equal_before_a_difference_counts(
     energy = np.square(wide).sum()
     assert found.bit_identical == (differing == "none")
     assert found.rms_a == pytest.approx(np.sqrt(np.square(a.astype(np.float64)).mean()), rel=1e-6)
-    assert found.nmse == pytest.approx(np.square(wide - other).sum() / np.maximum(energy, np.square(other).sum()), rel=1e-9)
+    assert found.nmse == pytest.approx(np.square(wide - other).sum() / np.maximum(energy, np.square(other).sum()), rel=1e-6)
     assert found.cosine == pytest.approx(1.0, abs=1e-4)
     if differing == "last":
         assert found.channels is not None
@@ -211,5 +211,49 @@ def test_what_is_equal_before_a_difference_counts(
         columns = np.maximum(np.square(wide).sum(axis=0), np.square(other).sum(axis=0))
         worst = list(found.channels.worst)
         assert worst[0] == 5
-        assert found.channels.signal_share == pytest.approx(columns[worst].sum() / columns.sum(), rel=1e-9)
+        assert found.channels.signal_share == pytest.approx(columns[worst].sum() / columns.sum(), rel=1e-6)
         assert found.positions.worst == (shape[0] - 1,)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-10, 1e-22, 1e18, 1e20])
+@pytest.mark.parametrize("columns", [256, 700, 1031, 4608, 70_000])
+def test_sums_of_large_pieces_are_those_of_float64(columns: int, scale: float) -> None:
+    """Parts of them are added in float32, where squares are no numbers too large or too small for it."""
+    a = values(200_000 // columns, columns) * np.float32(scale)
+    b = noisy(a, 1e-5)
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    error, signal = np.square(x - y), np.maximum(np.square(x).sum(axis=0), np.square(y).sum(axis=0))
+    found = compare_tensors(a, b)
+    assert found.nmse == pytest.approx(error.sum() / max(np.square(x).sum(), np.square(y).sum()), rel=1e-6)
+    assert found.rms_a == pytest.approx(np.sqrt(np.square(x).mean()), rel=1e-6)
+    assert found.max_abs == pytest.approx(np.abs(x - y).max(), rel=1e-7)
+    assert found.channels is not None
+    assert found.positions is not None
+    assert found.channels.worst[0] == error.sum(axis=0).argmax()
+    worst = list(found.channels.worst)
+    assert found.channels.signal_share == pytest.approx(signal[worst].sum() / signal.sum(), rel=1e-6)
+    assert found.positions.worst == (error.sum(axis=1).argmax(),)
+    assert found.positions.share == pytest.approx(error.sum(axis=1).max() / error.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-25])
+def test_a_channel_of_tiny_numbers_is_no_channel_of_zeros(tiny: float) -> None:
+    """Their squares are 0 in float32."""
+    a = values(64, 1024)
+    b = noisy(a, 1e-5)
+    b[:, 7] = tiny
+    found = compare_tensors(a, b)
+    assert found.dead_channels == (() if tiny else (7,))
+    assert found.channels is not None
+    assert found.channels.worst[0] == 7
+
+
+def test_a_row_of_tiny_errors_is_measured() -> None:
+    a = values(64, 1024)
+    a[5] *= np.float32(1e-20)
+    b = noisy(a, 1e-5)
+    b[[row for row in range(64) if row != 5]] = a[[row for row in range(64) if row != 5]]
+    found = compare_tensors(a, b)
+    assert found.nmse == pytest.approx(np.square(a[5].astype(float) - b[5]).sum() / np.square(a.astype(float)).sum(), rel=1e-6)
+    assert found.positions is not None
+    assert (found.positions.worst, found.positions.share) == ((5,), 1.0)

@@ -19,7 +19,7 @@ from aprgraph.codegen.kernels.cpu.codes import HALF_RUN, Bits, Codes, Pairs, Two
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.scales_of_rows import SHORT, Across, BlockOfRows, Elements, ScaledElements, met
 from aprgraph.codegen.kernels.cpu.vectors import fused, hold, lanes_of, store_vector
-from aprgraph.codegen.kernels.cpu.weights import Weight
+from aprgraph.codegen.kernels.cpu.weights import WHOLE, Part, Weight
 from aprgraph.codegen.tir import Buffer, Expr, f32, i64, registers
 from aprgraph.graph.block_decoders import RUN
 
@@ -342,11 +342,13 @@ def _is_here(read: Any, weight: Weight) -> bool:
     return True
 
 
-def look_up_row(emitter: Emitter, weight: Weight, row: Expr, decoded: Buffer, r: Expr, expert: Expr | None) -> None:
-    """Emit the elements of a row of the weight, which has tables, into row ``r`` of ``decoded``, f32."""
+def look_up_row(emitter: Emitter, weight: Weight, row: Expr, decoded: Buffer, r: Expr, expert: Expr | None, part: Part = WHOLE) -> None:
+    """Emit the elements of a part of a row of the weight, which has tables, into row ``r`` of ``decoded``, f32."""
     elements = weight.format.elements
-    with T.serial(i64(0), i64(weight.columns // elements)) as index:
-        block = ElementVectors(emitter, weight, weight.block(row, index, expert))
+    number, parts = part
+    blocks = weight.columns // parts // elements
+    with T.serial(i64(0), i64(blocks)) as index:
+        block = ElementVectors(emitter, weight, weight.block(row, number * blocks + index, expert))
         for first, width in weight.vectors():
             place = decoded.place((r, index * elements + first))
             T.buffer_store(decoded.elements, block.elements(first, width), [tirx.Ramp(place, i64(1), width)])

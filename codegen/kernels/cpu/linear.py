@@ -8,7 +8,7 @@ position has the same bits alone and among others, on one thread and on two.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,7 +19,7 @@ from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.element_vectors import has_tables, look_up_row
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
-from aprgraph.codegen.kernels.cpu.weights import Weight, half_table
+from aprgraph.codegen.kernels.cpu.weights import LINE, WHOLE, Part, Weight, half_table
 from aprgraph.codegen.kernels.cpu.weights_alike import alike
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, build_function, i64, registers, scratch
 
@@ -38,10 +38,13 @@ class Products(Protocol):
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it: the more rows there are, the less
 #: often rows of x come from the last cache. But there are to be enough tiles for many threads.
 _TILE_BYTES, _MOST_GROUPS, _LEAST_TILES = 288 * 1024, 16, 48
-#: So many columns of a tile stay in the first-level cache while rows of x pass by.
+#: So many columns of a tile are decoded at once, and stay in the first-level cache while rows of x pass by.
 _PART = 1024
-#: Rows of x that pass by all tiles, again and again, should stay in the last cache; each such pass decodes the weight.
-_PASS_BYTES = 8 << 20
+#: Rows of x that pass by all tiles, again and again, should stay in the second-level cache too; of long ones it is their parts, beside the
+#: sums that are kept from one part to the next. Each such pass decodes the weight.
+_PASS_BYTES, _LEAST_PASS, _PASS_OF_PARTS = 1 << 20, 64, 128
+#: A part of a row is asked for so many rows before it is decoded.
+_ROWS_AHEAD = 4
 #: A tile of a weight that lies column by column has as many rows as share a line of the cache, each of which is read once.
 _LINE_BYTES = 64
 #: So many columns of one are read together: fewer than ways of the cache, for their lines may all fall into one set.
@@ -75,13 +78,13 @@ def linear(request: KernelRequest, cpu: Cpu) -> Any:
 
 def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buffer, start: int) -> None:
     """One weight: some positions after the other; for them tiles of its rows in parallel."""
-    tiles = Tiles(emitter, weight)
-    together = max(64, _PASS_BYTES // (4 * weight.columns) // 4 * 4)
+    tiles_of_many = Tiles(emitter, weight)
+    together = tiles_of_many.positions
     with T.serial(i64(0), T.floordiv(n + (together - 1), i64(together))) as number:
         first = number * together
         count = T.min(i64(together), n - first)
 
-        def emit(products: Products) -> None:
+        def emit(tiles: Tiles, products: Products) -> None:
             with T.parallel(i64(0), i64(tiles.count)) as index:
                 tile, before = weight.take(index, tiles.rows)
                 products(
@@ -91,15 +94,37 @@ def _emit_segment(emitter: Emitter, n: Expr, x: Buffer, weight: Weight, out: Buf
                     lambda p, row, value: assign(out, value, [first + p, row + (before + start)]),
                 )
 
-        tiles.few_or_many(count, emit)
+        tiles_of_many.few_or_many(count, emit)
 
 
 @dataclass(frozen=True)
 class Tiles:
-    """A weight's rows in tiles, each decoded once and then multiplied with every row of x that wants it."""
+    """A weight's rows in tiles, each decoded once and then multiplied with every row of x that wants it; long rows part by part.
+
+    ``is_whole``: a tile has no more rows than if all of it were decoded at once. There are more tiles then, which few rows of x need.
+    """
 
     emitter: Emitter
     weight: Weight
+    is_whole: bool = False
+
+    @property
+    def parts(self) -> int:
+        """Into how many equal parts of its columns a tile is taken."""
+        return _parts(self.weight.columns, self.emitter.lanes)
+
+    @property
+    def _decodes_parts(self) -> bool:
+        """Whether parts are decoded one by one: they are whole blocks."""
+        fmt = self.weight.format
+        return not fmt.in_columns and self.weight.columns // self.parts % fmt.elements == 0
+
+    @property
+    def positions(self) -> int:
+        """How many rows of x may pass by a tile at once."""
+        if self.parts > 1 and self._decodes_parts:
+            return _PASS_OF_PARTS
+        return max(_LEAST_PASS, _PASS_BYTES // (4 * self.weight.columns) // 4 * 4)
 
     @property
     def groups(self) -> int:
@@ -107,7 +132,8 @@ class Tiles:
         _, rows = tile_shape(self.emitter.cpu)
         if self.weight.format.in_columns:
             return -(-_LINE_BYTES // (rows * self.weight.format.block_bytes))
-        most = min(_TILE_BYTES // (rows * self.weight.columns * 4), self.weight.rows // (rows * _LEAST_TILES), _MOST_GROUPS)
+        columns = self.weight.columns // (self.parts if self._decodes_parts and not self.is_whole else 1)
+        most = min(_TILE_BYTES // (rows * columns * 4), self.weight.rows // (rows * _LEAST_TILES), _MOST_GROUPS)
         # Few rows of x take up to twice as many rows of the weight at once.
         return max(1, most // 2 * 2)
 
@@ -131,26 +157,44 @@ class Tiles:
 
     def products(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
         """``store(index, weight row, x(index) · row)`` for index in 0 .. count - 1 and all rows of the tile."""
-        self.few_or_many(count, lambda products: products(tile, count, x, store, expert))
+        if self.parts == 1:
+            self._few_or_many(count, self, lambda _, products: products(tile, count, x, store, expert))
+            return
+        # What is kept from one part to the next is of so many positions.
+        together = self.positions
+        with T.serial(i64(0), T.floordiv(count + (together - 1), i64(together))) as number:
+            first = number * together
+            those = T.min(i64(together), count - first)
 
-    def few_or_many(self, count: Expr, emit: Callable[[Products], None]) -> None:
-        """Emit ``emit`` for ``count`` being few and for others: it is given what then emits a tile's products.
+            def emit(_: Tiles, products: Products) -> None:
+                products(
+                    tile,
+                    those,
+                    lambda p, column: x(first + p, column),
+                    lambda p, row, value: store(first + p, row, value),
+                    expert,
+                )
 
-        Each has a parallel loop of its own where it can: what many rows of x need is allocated, by a call, where the body of a loop
+            self._few_or_many(those, self, emit)
+
+    def few_or_many(self, count: Expr, emit: Callable[[Tiles, Products], None]) -> None:
+        """Emit ``emit`` for ``count`` being few and for others: it is given tiles, and what then emits the products of one.
+
+        Each has a parallel loop of its own: what many rows of x need is allocated, by a call, where the body of a loop
         begins, whichever branch inside it is taken.
         """
+        self._few_or_many(count, replace(self, is_whole=True), emit)
+
+    def _few_or_many(self, count: Expr, tiles_of_few: Tiles, emit: Callable[[Tiles, Products], None]) -> None:
         few = few_positions(self.emitter, self.weight)
         if not few:
-            emit(self._products_of_many)
+            emit(self, self._products_of_many)
             return
         with T.If(count <= few):
             with T.Then():
-                emit(partial(self._products_of_up_to, few))
+                emit(tiles_of_few, partial(tiles_of_few._products_of_up_to, few))
             with T.Else():
-                emit(self._products_of_many)
-
-    def _products_of_many(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
-        self._multiply(tile, self._decode(tile, expert), count, x, store)
+                emit(self, self._products_of_many)
 
     def _products_of_up_to(self, few: int, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
         for positions in range(1, few + 1):
@@ -169,23 +213,28 @@ class Tiles:
                 for row, total in zip(rows, line, strict=True):
                     store(i64(p), row, total())
 
-    def _decode(self, tile: Expr, expert: Expr | None) -> Buffer:
-        """The tile's rows in f32, in scratch memory: [rows, columns]."""
-        decoded = scratch((self.rows, self.weight.columns))
+    def _decode(self, tile: Expr, expert: Expr | None, decoded: Buffer, part: Part = WHOLE) -> None:
+        """Decode a part of the tile's rows into ``decoded``, f32 [rows, columns of the part]."""
         if self.weight.format.in_columns:
             self._decode_columns(tile, decoded, expert)
-            return decoded
+            return
         with T.serial(i64(0), i64(self.rows)) as r:
             row = tile * self.rows + r
+            number, parts = part
+            if parts > 1:
+                # The processor does not follow a row to its next part, nor from row to row.
+                fmt = self.weight.format
+                blocks = self.weight.columns // parts // fmt.elements
+                with T.serial(i64(0), i64(-(-blocks * fmt.block_bytes // LINE))) as line:
+                    self.weight.prefetch(row + _ROWS_AHEAD, number * blocks, line * LINE)
 
             def decode(row: Expr = row, r: Expr = r) -> None:
                 if has_tables(self.emitter, self.weight):
-                    look_up_row(self.emitter, self.weight, row, decoded, r, expert)
+                    look_up_row(self.emitter, self.weight, row, decoded, r, expert, part)
                 else:
-                    self.weight.decode_row(row, lambda column, value: assign(decoded, value, [r, column]), expert)
+                    self.weight.decode_row(row, lambda column, value: assign(decoded, value, [r, column]), expert, part)
 
             self._inside(row, decode)
-        return decoded
 
     def _decode_columns(self, tile: Expr, decoded: Buffer, expert: Expr | None) -> None:
         """Some columns at a time, whose lines of the cache are then there for all rows of the tile."""
@@ -205,22 +254,16 @@ class Tiles:
         if whole < columns:
             decode(i64(whole), columns - whole)
 
-    def _multiply(
-        self,
-        tile: Expr,
-        decoded: Buffer,
-        count: Expr,
-        x: Rows,
-        store: Store,
-    ) -> None:
+    def _products_of_many(self, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
         emitter = self.emitter
         lanes = emitter.lanes
         positions, rows = tile_shape(emitter.cpu)
         sums = [registers(rows * lanes) for _ in range(positions)]
-        parts = _parts(self.weight.columns, lanes)
+        parts, by_parts = self.parts, self._decodes_parts
         width = self.weight.columns // parts
         # What the parts before have added up: taken up again as it was, so that the bits are those of one part.
-        kept = scratch((count, self.rows * lanes)) if parts > 1 else None
+        kept = scratch((self.positions, self.rows * lanes)) if parts > 1 else None
+        decoded = scratch((self.rows, width if by_parts else self.weight.columns))
 
         def products(first: Expr, together: int, part: Expr) -> None:
             with T.serial(i64(0), i64(self.groups)) as group:
@@ -234,8 +277,9 @@ class Tiles:
 
                 def step(column: Expr, width_of_step: int) -> None:
                     at = part * width + column
+                    there = column if by_parts else at
                     for i, j, _ in places:
-                        emitter.dot_step(sums[i], j * lanes, width_of_step, x(first + i, at), along(decoded, group * rows + j, at))
+                        emitter.dot_step(sums[i], j * lanes, width_of_step, x(first + i, at), along(decoded, group * rows + j, there))
 
                 emitter.chunks(width, step)
 
@@ -254,7 +298,11 @@ class Tiles:
                         for i, j, place in places:
                             emitter.vector(lanes, partial(_copy, sums[i], [i64(j * lanes)], kept, place))
 
+        if not by_parts:
+            self._decode(tile, expert, decoded)
         with T.serial(i64(0), i64(parts)) as part:
+            if by_parts:
+                self._decode(tile, expert, decoded, (part, parts))
             with T.serial(i64(0), T.floordiv(count, i64(positions))) as index:
                 products(index * positions, positions, part)
             rest = T.floormod(count, i64(positions))

@@ -29,8 +29,12 @@ Store = Callable[[Expr, Expr], None]
 #: Gives the element of a buffer of bytes that is so many behind the first one of something.
 Bytes = Callable[[Expr], Expr]
 
+#: One of several equal parts of a row's columns: which, and of how many. It has whole blocks.
+Part = tuple[Expr, int]
+
 #: Bytes of a line of the cache.
 LINE = 64
+WHOLE: Part = (i64(0), 1)
 #: A GGUF file aligns tensors to `general.alignment`, which may be as little as 8 bytes.
 _WEIGHT_ALIGNMENT = 8
 
@@ -243,17 +247,22 @@ class Weight:
         assert self.format.decode is not None
         store(column + first + lane, self.format.decode(reader, first, lane))
 
-    def decode_row(self, row: Expr, store: Store, expert: Expr | None = None) -> None:
-        """Emit ``store(column, value)`` for every element of a row, as vectors, values in f32."""
+    def decode_row(self, row: Expr, store: Store, expert: Expr | None = None, part: Part = WHOLE) -> None:
+        """Emit ``store(column, value)`` for every element of a part of a row, as vectors, values in f32; its columns count from 0."""
         emitter = self._emitter
+        number, parts = part
+        columns = self.columns // parts
         if not self.format.arrives_in_blocks:
-            emitter.chunks(
-                self.columns,
-                lambda start, width: emitter.vector(width, lambda lane: store(start + lane, self.plain(row, start + lane, expert))),
-            )
+            before = number * columns
+
+            def vector(start: Expr, width: int) -> None:
+                emitter.vector(width, lambda lane: store(start + lane, self.plain(row, before + start + lane, expert)))
+
+            emitter.chunks(columns, vector)
             return
         fmt = self.format
-        with T.serial(i64(0), i64(self.columns // fmt.elements)) as index:
-            reader = self.block(row, index, expert)
+        blocks = columns // fmt.elements
+        with T.serial(i64(0), i64(blocks)) as index:
+            reader = self.block(row, number * blocks + index, expert)
             for first in range(0, fmt.elements, RUN):
                 emitter.vector(RUN, partial(self._store_run, store, reader, index * fmt.elements, first))

@@ -61,6 +61,20 @@ def test_all_positions_with_one_expert_and_one_position_with_all(cpu: Cpu) -> No
         assert nmse(run(what, [x, ids.copy(), w], (n, k, 7), cpu), reference(what, [x, ids, w])) < 1e-12
 
 
+@pytest.mark.contract("DET-POSITION-1")
+@each_cpu
+def test_many_positions_with_one_expert_of_long_rows(cpu: Cpu) -> None:
+    """More than go together, whose sums are kept from part to part of the rows."""
+    w, n = weight("Q4_1", EXPERTS, 20, 1536), 140
+    what = request("expert_linear", [f32("n", 1536), f32("n", 2), w.type])
+    x, ids = activations(n, 1536), np.tile(np.array([5, 2], np.float32), (n, 1))
+    whole = run(what, [x, ids, w], (n, 2, 20), cpu)
+    assert nmse(whole, reference(what, [x, ids, w])) < 1e-12
+    for position in (0, 127, 128, 139):
+        alone = run(what, [x[position : position + 1], ids[position : position + 1], w], (1, 2, 20), cpu)
+        assert alone.tobytes() == whole[position].tobytes()
+
+
 @each_cpu
 def test_a_position_that_could_choose_nothing_is_nan_and_the_others_are_not(cpu: Cpu) -> None:
     w = weight("F32", EXPERTS, 7, 24)

@@ -87,13 +87,22 @@ def test_nan_in_one_position_stays_there() -> None:
 
 @pytest.mark.contract("DET-POSITION-1")
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
-@pytest.mark.parametrize("columns", [1056, 3072])
-def test_long_rows_are_taken_in_parts_for_the_same_bits(columns: int, cpu: Cpu) -> None:
+@pytest.mark.parametrize(
+    ("fmt", "rows", "columns", "n"),
+    [
+        ("Q8_0", 29, 1056, 9),
+        ("Q8_0", 601, 1536, 133),  # more positions, and more rows, than go together
+        ("Q4_K", 29, 3072, 9),
+        ("Q4_K", 29, 1280, 9),  # parts that are no whole blocks
+        ("F16", 29, 2048, 9),
+    ],
+)
+def test_long_rows_are_taken_in_parts_for_the_same_bits(fmt: str, rows: int, columns: int, n: int, cpu: Cpu) -> None:
     """One position meets a whole row, many its parts."""
-    w, x = weight("Q8_0", 29, columns), activations(9, columns)
+    w, x = weight(fmt, rows, columns), activations(n, columns)
     what = request("linear", [f32("n", columns), w.type])
-    together = run(what, [x, w], (9, 29), cpu)
-    np.testing.assert_allclose(together, x.astype(np.float64) @ w.decoded.T, rtol=1e-4, atol=1e-4)
-    for position in range(9):
-        alone = run(what, [x[position : position + 1].copy(), w], (1, 29), cpu)
+    together = run(what, [x, w], (n, rows), cpu)
+    np.testing.assert_allclose(together, x.astype(np.float64) @ w.decoded.T, rtol=1e-4, atol=1e-3)
+    for position in (0, 1, 7, 8, n - 1):
+        alone = run(what, [x[position : position + 1].copy(), w], (1, rows), cpu)
         assert alone.tobytes() == together[position : position + 1].tobytes()

@@ -63,6 +63,11 @@ def with_growing_queries(at: Surroundings) -> bool:
     return at["attention.temperature_scale"] not in (None, 0)
 
 
+def with_norms_inside(at: Surroundings) -> bool:
+    """There are norms of latents, or of what a selective state space reads."""
+    return at["attention.kv_lora_rank"] is not None or at["ssm.dt_b_c_rms"] is True
+
+
 def without_shared_expert(at: Surroundings) -> bool:
     """There are experts, and not the one shared expert that the family has."""
     return with_experts(at) and not (at.shared_expert and at["expert_shared_count"] == 1)

@@ -22,6 +22,7 @@ from aprgraph.graph.key_conditions import (
     with_expert_groups,
     with_experts,
     with_growing_queries,
+    with_norms_inside,
     with_pooling,
     with_softmax,
     with_window,
@@ -117,7 +118,9 @@ _READ = (
     ModelKey(
         "attention.layer_norm_rms_epsilon", "the epsilon of the RMSNorms", ("rms_norm",),
         llama_cpp="llama.cpp takes it for the norms of latents too, where the original takes 1e-06", llama_cpp_in=("deepseek2",),
-        llama_cpp_takes=1e-6, harmless_in=("nemotron", "modern-bert"),  # whose norms are LayerNorms, though converters write it too
+        llama_cpp_of={"mamba": ("llama.cpp takes it for the norms of time steps, B and C too, where the original takes 1e-06", 1e-6)},
+        llama_cpp_when=with_norms_inside, llama_cpp_takes=1e-6,
+        harmless_in=("nemotron", "modern-bert"),  # whose norms are LayerNorms, though converters write it too
     ),
     ModelKey(
         "attention.layer_norm_epsilon", "the epsilon of LayerNorms", ("layer_norm",),
@@ -214,9 +217,13 @@ _READ = (
         for name, what in (
             ("conv_kernel", "the positions of the short convolution"), ("inner_size", "the columns of v (x in state spaces)"),
             ("state_size", "the size of a head of q and k (of B and C)"),
-            ("time_step_rank", "the number of heads of v (x)"), ("group_count", "the number of heads of q and k (groups of B and C)"),
+            ("time_step_rank", "the number of heads of v (x), or the rank of what the time steps are made of (mamba),"),
+            ("group_count", "the number of heads of q and k (groups of B and C)"),
         )
     ),
+    ModelKey("ssm.dt_b_c_rms", "whether what time steps are made of, B and C are normalised", ("ssm_scan",), neutral=_OFF,
+             has_default=True),
+    ModelKey("mixer_rms_eps", "the epsilon of these norms (config.json)"),
     *(
         ModelKey(f"xielu.{name}", what, ("xielu",))
         for name, what in (
@@ -320,7 +327,7 @@ _NEVER_READ = (
         for name in (
             "features_length", "decoder_block_count", "hash_layer_count",
             "rescale_every_n_layers", "time_mix_extra_dim", "time_decay_extra_dim", "token_shift_count", "wkv.head_size", "kda.head_dim",
-            "ssm.dt_b_c_rms", "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length",
+            "posnet.embedding_length", "posnet.block_count", "convnext.embedding_length",
             "convnext.block_count", "hyper_connection.count",
             "target_layers", "target_hidden_size",
         )

@@ -10,7 +10,7 @@ R = elements of a head of q and k that RoPE turns, N = the others, D = head size
 the short convolution, G = heads of q and k, S = their size, P = heads of v, U = their size; in state spaces B and C stand for k and
 q, and x for v. Of embedding models: Y = size of the embedding of a text, Z = size between the two dense layers that some have behind
 the pooling. W = size of what a layer is given of the token beside the hidden state. A = streams of a hidden state that has several,
-B = size of a projection of low rank beside attention.
+B = size of a projection of low rank, beside attention or for the time steps of Mamba.
 """
 
 from __future__ import annotations
@@ -65,10 +65,12 @@ class Stage:
     optional: bool = False
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
-    #: What a model must have to have it: multi-head latent attention, recurrent layers, gated short convolutions, experts whose
-    #: inputs are weighed, embeddings for each layer, a dense network beside the experts of a layer, a hidden state of several streams, or a
-    #: second residual connection.
-    only_with: Literal["latent", "recurrent", "convolution", "weighed inputs", "per_layer", "beside", "streams", "laurel"] | None = None
+    #: What a model must have to have it: multi-head latent attention, recurrent layers, selective state spaces, gated short convolutions,
+    #: experts whose inputs are weighed, embeddings for each layer, a dense network beside the experts of a layer, a hidden state of several
+    #: streams, or a second residual connection.
+    only_with: (
+        Literal["latent", "recurrent", "selective", "convolution", "weighed inputs", "per_layer", "beside", "streams", "laurel"] | None
+    ) = None
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
     recalls: tuple[str, ...] = ()
     #: Whether it is a sum, whose terms may cancel.
@@ -105,6 +107,7 @@ _DENSE: Final = "dense"
 _EXPERTS: Final = "experts"
 _LATENT: Final = "latent"
 _RECURRENT: Final = "recurrent"
+_SELECTIVE: Final = "selective"
 _CONVOLUTION: Final = "convolution"
 _WEIGHED: Final = "weighed inputs"
 _PER_LAYER: Final = "per_layer"
@@ -174,11 +177,19 @@ STAGES: list[Stage] = [
           ("delta_rule", "delta_gate"), addition=True, optional=True, only_with=_RECURRENT),
     Stage("ssm_gate", ("n", "P*U"), _K.MATMUL, "the gate of what a state space gives, before its activation",
           ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
+    Stage("ssm_dt_b_c", ("n", "B+2*S"), _K.MATMUL, "what time steps of a selective state space are made of, B and C, side by side (Mamba)",
+          ("conv_silu",), addition=True, optional=True, only_with=_SELECTIVE),
+    Stage("ssm_dt_norm", ("n", "B"), _K.NORM, "what the time steps are made of, after its norm, in models that have one (Falcon Mamba)",
+          ("ssm_dt_b_c",), addition=True, optional=True, only_with=_SELECTIVE),
+    Stage("ssm_b_norm", ("n", "S"), _K.NORM, "B after its norm, in these models",
+          ("ssm_dt_b_c",), addition=True, optional=True, only_with=_SELECTIVE),
+    Stage("ssm_c_norm", ("n", "S"), _K.NORM, "C after its norm, in these models",
+          ("ssm_dt_b_c",), addition=True, optional=True, only_with=_SELECTIVE),
     Stage("ssm_step", ("n", "P"), _K.MATMUL, "the time that passes in each head of a state space, 0 or more",
-          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
+          ("attn_norm", "ssm_dt_norm"), addition=True, optional=True, only_with=_RECURRENT),
     Stage("ssm_scan", ("n", "P*U"), _K.MATMUL, "what a state space reads from its state along C, plus D · x",
-          ("conv_silu", "ssm_step"), recalls=("conv_silu", "ssm_step"), addition=True, optional=True, only_with=_RECURRENT,
-          quantisable=False),
+          ("conv_silu", "ssm_step", "ssm_b_norm", "ssm_c_norm"), recalls=("conv_silu", "ssm_step", "ssm_b_norm"), addition=True,
+          optional=True, only_with=_RECURRENT, quantisable=False),
     Stage("ssm_norm", ("n", "P*U"), _K.NORM, "that times act(gate), after the norm of each group, before the output projection",
           ("ssm_scan", "ssm_gate"), addition=True, optional=True, only_with=_RECURRENT),
     Stage("ssm_gated", ("n", "P*U"), _K.ELEMENTWISE, "what a state space gives times act(gate), where no norm follows",

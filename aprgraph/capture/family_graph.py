@@ -14,6 +14,7 @@ from aprgraph.graph.families.window import Windows
 from aprgraph.graph.metadata import ListValue
 from aprgraph.graph.outline import SMALL_NUMBERS, Outline, outline
 from aprgraph.graph.sources.checkpoint.config_class import MLP_KINDS, leading_dense
+from aprgraph.graph.sources.checkpoint.config_defaults import CLASS_KEYS
 
 
 class Modules:
@@ -103,6 +104,7 @@ def outline_of(family: type[Family], decoder: Any, modules: Modules) -> Outline:
         if isinstance(reading, RecurrentLayers) and (kinds := fields.get("layer_types")):
             flags: list[int | float | bool] = [kind in reading.kinds for kind in kinds]
             numbers["attention.recurrent_layers"] = ListValue(flags)
+    numbers |= CLASS_KEYS.get(getattr(config, "model_type", ""), {})
     numbers |= {"block_count": len(decoder.get_submodule(family.hf_layers)), "nextn_predict_layers": 0}
     try:
         return outline(family, numbers, vocabulary=config.vocab_size, optional=modules.has)

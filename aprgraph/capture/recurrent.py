@@ -20,6 +20,8 @@ _CONVOLUTIONS = ("causal_conv1d_fn", "causal_conv1d_update")
 _RULES = ("torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule")
 _LENGTH = "l2norm"
 _SCANS = ("mamba2_chunk_scan", "mamba2_selective_state_update")
+#: Those of the first Mamba, which multiply by the gate too.
+_SELECTIVE_SCANS = ("mamba_selective_scan", "mamba_selective_state_update")
 _STAGES = ("conv_bx", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_beta", "ssm_step", "ssm_scan")
 
 
@@ -32,7 +34,9 @@ class RecurrentWatch:
     def __init__(self, mixers: Mapping[int, Any], functions: ModuleType, record: Record, wanted: Collection[str]) -> None:
         self._layer_of = {mixer: index for index, mixer in mixers.items()}
         self._functions = functions
-        self.stages = tuple(stage for stage in _STAGES if stage in wanted)
+        # What a projection reads is recorded there.
+        elsewhere = ("conv_silu",) if "ssm_dt_b_c" in wanted else ()
+        self.stages = tuple(stage for stage in _STAGES if stage in wanted and stage not in elsewhere)
         self._into = record
         # The functions are not told for whom they work, and other models in other threads call the same ones.
         self._running = threading.local()
@@ -44,6 +48,7 @@ class RecurrentWatch:
             stack.callback(mixer.register_forward_hook(self._leave, always_call=True).remove)
         around = {
             **dict.fromkeys(_SCANS, self._around_scan),
+            **dict.fromkeys(_SELECTIVE_SCANS, self._around_selective_scan),
             **dict.fromkeys(_CONVOLUTIONS, self._around_convolution),
             **dict.fromkeys(_RULES, self._around_rule),
         }
@@ -116,6 +121,17 @@ class RecurrentWatch:
             # Of one position it is repeated for the columns of a head.
             heads = step.value if getattr(function, "__name__", "") == _SCANS[0] else step.value[..., 0]
             self._record("ssm_step", layer, heads.reshape(self._running.positions, -1))
+        return result
+
+    def _around_selective_scan(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        layer = self._layer
+        if layer is None:
+            return function(*args, **kwargs)
+        with _Last("softplus") as step, _Last("add", "__add__") as read:
+            result = function(*args, **kwargs)
+        for stage, last in (("ssm_step", step), ("ssm_scan", read)):
+            if last.value is not None:  # [1, columns, positions], of one position perhaps without the last axis
+                self._record(stage, layer, last.value[0].reshape(-1, self._running.positions).T)
         return result
 
 

@@ -38,6 +38,7 @@ from aprgraph.graph.families.lfm2 import Lfm2
 from aprgraph.graph.families.lfm2moe import Lfm2Moe
 from aprgraph.graph.families.llama import Llama
 from aprgraph.graph.families.llama4 import Llama4
+from aprgraph.graph.families.mamba import Mamba
 from aprgraph.graph.families.mamba2 import Mamba2
 from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.minicpm3 import MiniCpm3
@@ -76,6 +77,7 @@ for _family in (
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
     NemotronHMoe, BailingMoe2, DeepSeek, MiniCpm, InternLm2,
     Falcon, MiniCpm3, Olmo,
+    Mamba,
 ):  # fmt: skip
     register(_family)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import takewhile
+from itertools import combinations, takewhile
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from aprgraph.runtime.explain.site import Site, compute
 _SHIFTS = (1, -1)
 _NAMED = 4
 #: Of more parts not each is tried.
-_PARTS = 8
+_PARTS, _PARTS_IN_ORDER = 8, 4
 #: What is that much smaller than it should be is what rounding left of zero.
 _NOTHING = 1e-9
 _NORMS = ("rms_norm", "layer_norm")
@@ -69,16 +69,31 @@ def zero_positions(site: Site) -> Iterator[Alternative]:
 
 @explains("columns")
 def other_columns(site: Site) -> Iterator[Alternative]:
-    """Other columns of the same rows are taken: those of what lies beside, as many further on, or the first or last of each head."""
+    """Other columns are taken: of what lies beside, of parts in another order, as many further on, the first or last of a head."""
     start, stop = site.node.attr_int("start"), site.node.attr_int("stop")
     width, size = stop - start, site.operands[0].shape[1] // int(site.node.attrs.get("heads", 1))  # type: ignore[arg-type]
     beside = [node for node in site.around.graph.users(site.operand_names[0]) if node.op == site.node.op]
     parts = {start: f"part {start // width}" for start in range(0, size, width)} if size // width <= _PARTS and size % width == 0 else {}
-    starts = {**parts, 0: "the first", size - width: "the last", **{node.attr_int("start"): site.label_of(node) for node in beside}}
+    starts = {
+        **dict.fromkeys(_in_other_orders(site.node, beside, size), "parts in another order"),
+        **parts,
+        0: "the first",
+        size - width: "the last",
+        **{node.attr_int("start"): site.label_of(node) for node in beside},
+    }
     for other, what in starts.items():
         if other != start and 0 <= other <= size - width:
             words = f"{site.called} takes the columns {other} to {other + width - 1} ({what}) in place of {start} to {stop - 1}"
             yield Alternative("other-columns", words, with_attrs(site, start=other, stop=other + width))
+
+
+def _in_other_orders(node: Node, parts: Sequence[Node], size: int) -> Iterator[int]:
+    """Where a part may begin if all that make up ``size`` columns lie in another order: behind some of the others."""
+    widths = {part.attr_int("start"): part.attr_int("stop") - part.attr_int("start") for part in parts}
+    own = widths.pop(node.attr_int("start"), 0)
+    if len(widths) < _PARTS_IN_ORDER and sum(widths.values()) + own == size:
+        for count in range(len(widths) + 1):
+            yield from map(sum, combinations(widths.values(), count))
 
 
 @explains(alone=True)

@@ -13,6 +13,8 @@ from aprgraph.runtime.explain.alternative import Alternative, Compute, explains,
 from aprgraph.runtime.explain.half_precision import FORMATS
 from aprgraph.runtime.explain.site import Site
 
+#: The place of the rates of decay among the operands of a scan.
+_RATES = 6
 #: The ops whose state is another thing than what they give.
 _RECURRENT = tuple(name for name, op in OPS.items() if op.traits.state is not None and not op.traits.state.is_result)
 
@@ -114,6 +116,35 @@ def shared_groups(site: Site) -> Iterator[Alternative]:
     groups, heads = site.node.attr_int("groups"), site.operands[3].shape[1]
     if 1 < groups < heads:
         yield Alternative("groups-in-turn", "heads take b and c from the groups in turn", partial(_in_turn, site, groups, heads))
+
+
+@explains("ssm_scan")
+def rates(site: Site) -> Iterator[Alternative]:
+    """Of Mamba: A is taken for its logarithm, read across, or the first row's in all; B is discretised exactly."""
+    if len(site.operands) <= _RATES:
+        return
+    label = site.label(_RATES)
+    for name, words, change in (
+        ("ssm-rates", f"{label} goes through -exp, as logarithms of rates have to", lambda rates: -np.exp(rates)),
+        ("ssm-rates", f"{label} is read as if its columns came one after the other", lambda rates: rates.reshape(rates.shape[::-1]).T),
+        ("ssm-rates", f"the first row of {label} is taken for all heads", lambda rates: np.broadcast_to(rates[:1], rates.shape)),
+    ):
+        yield Alternative(name, words, with_operand(site, _RATES, change))
+    yield Alternative("ssm-exact", "b is multiplied by (exp(step · rate) - 1) / rate in place of the step", partial(_exactly, site))
+
+
+def _exactly(site: Site, operands: Sequence[Array]) -> Array:
+    """The scan with a zero-order hold of b."""
+    x, b, c, _, step, skip, rates = (np.asarray(one) for one in operands)
+    groups, heads = site.node.attr_int("groups"), len(rates)
+    writes, reads = (np.repeat(one.reshape(len(x), groups, -1), heads // groups, axis=1) for one in (b, c))
+    state = np.zeros_like(rates) if site.earlier is None else np.asarray(site.earlier)[:, :, 0]
+    result = np.empty_like(x)
+    for position in range(len(x)):
+        kept = np.exp(step[position][:, None] * rates)
+        state = kept * state + (kept - 1) / rates * writes[position] * x[position][:, None]
+        result[position] = (state * reads[position]).sum(axis=1) + skip * x[position]
+    return result
 
 
 def _in_turn(site: Site, groups: int, heads: int, operands: Sequence[Array]) -> Array:

@@ -69,6 +69,8 @@ LLAMA_CPP_TOLERANCES = {
             "minicpm3-f32",
             "olmo-f32",
             "internlm2-f32",
+            "mamba-f32",
+            "falcon-mamba-f32",
             "jais2-f32",
         ),
         TOLERANCE,

@@ -133,6 +133,11 @@ _NEMOTRON_H: dict[str, Any] = {
     "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
 }  # fmt: skip
 
+_MAMBA: dict[str, Any] = {
+    "vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 20, "state_size": 6, "conv_kernel": 4, "layer_norm_epsilon": 1e-5,
+    "residual_in_fp32": False, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
+}  # fmt: skip
+
 _SLIDING, _FULL = "sliding_attention", "full_attention"
 #: The window and the cap bite, and RoPE turns two pairs of eight in layers that see everything.
 _GEMMA_4: dict[str, Any] = _SIZES | {
@@ -359,6 +364,15 @@ MODELS = {
         "layer_types": ["conv", "full_attention"],
     }),
     # Two groups of B and C for four heads; no dimension is a multiple of another's.
+    # There are twice as many columns as in the hidden state, as llama.cpp wants it.
+    "mamba-f32": FamilyModel("mamba", "Mamba", _MAMBA | {"time_step_rank": 3, "tie_word_embeddings": True}),
+    # One epsilon for all norms, as llama.cpp takes it.
+    "falcon-mamba-f32": FamilyModel("mamba", "FalconMamba", _MAMBA | {"tie_word_embeddings": False, "layer_norm_epsilon": 1e-6}),
+    # Other sizes, two epsilons as in the published model, biases of the projections, and none of the convolution.
+    "falcon-mamba-f32-biases": FamilyModel("mamba", "FalconMamba", _MAMBA | {
+        "num_hidden_layers": 1, "intermediate_size": 28, "tie_word_embeddings": False, "use_bias": True, "use_conv_bias": False,
+        "layer_norm_epsilon": 1e-4,
+    }),
     "mamba2-f32": FamilyModel("mamba2", "Mamba2", {
         "vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 20, "num_heads": 4, "head_dim": 10, "state_size": 6, "n_groups": 2,
         "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "chunk_size": 8, "residual_in_fp32": False, "pad_token_id": None,

@@ -52,6 +52,12 @@ def _wide_networks(config: Any) -> Any:
     return [size * (1 + (layer >= own)) for layer in range(config.num_hidden_layers)] if config.use_double_wide_mlp else size
 
 
+_MAMBA: dict[str, Source] = {
+    "context_length": lambda _: 1 << 20, "feed_forward_length": lambda _: 0, "attention.head_count": lambda _: 0,
+    "attention.layer_norm_rms_epsilon": "layer_norm_epsilon", "ssm.conv_kernel": "conv_kernel", "ssm.state_size": "state_size",
+    "ssm.inner_size": "intermediate_size", "ssm.time_step_rank": "time_step_rank",
+    "ssm.dt_b_c_rms": lambda config: config.model_type == "falcon_mamba",
+}  # fmt: skip
 _GEMMA_4: dict[str, Source] = {
     "rope.freq_base": "rope_parameters.full_attention.rope_theta", "rope.freq_base_swa": "rope_parameters.sliding_attention.rope_theta",
     "attention.sliding_window": "sliding_window", "final_logit_softcapping": "final_logit_softcapping",
@@ -365,6 +371,8 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "context_length": lambda config: config.max_position_embeddings if config.position_embedding_type == "rope" else 1 << 20,
     },
     # There is no attention and no network, and llama.cpp wants to be told so.
+    "mamba": _MAMBA,
+    "falcon_mamba": _MAMBA,
     "mamba2": {
         "context_length": lambda _: 1 << 20, "feed_forward_length": lambda _: 0, "attention.head_count": lambda _: 0,
         "attention.layer_norm_rms_epsilon": "layer_norm_epsilon", "ssm.conv_kernel": "conv_kernel", "ssm.state_size": "state_size",
@@ -522,6 +530,14 @@ def _state_space(groups: int, name: str, values: F32) -> Iterator[tuple[str, F32
         yield name, values.reshape(groups, -1) if name.endswith(".norm.weight") else values
 
 
+def _selective_space(name: str, values: F32) -> Iterator[tuple[str, F32]]:
+    """Those of a selective state space: the rates of decay themselves."""
+    if name.endswith("A_log"):
+        yield name, (-np.exp(values.astype(np.float64))).astype(np.float32)
+    else:
+        yield name, values[:, 0] if name.endswith("conv1d.weight") else values
+
+
 def _absorbed(name: str, config: Any, rows: F32) -> Iterator[tuple[str, F32]]:
     """kv_b_proj as a matrix of k and one of v for each head, that of k the other way round."""
     heads = rows.reshape(config.num_attention_heads, -1, rows.shape[-1])
@@ -611,6 +627,8 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield from _experts(architecture, own, values)
         elif name.endswith("block_sparse_moe.router.weight"):
             yield name.replace("router", "router.layer"), values
+        elif architecture == "mamba" and ".mixer." in name:
+            yield from _selective_space(name, values)
         elif (".mixer." in name or ".mamba." in name) and not name.endswith("e_score_correction_bias"):
             yield from _state_space(config.n_groups if ".mixer." in name else config.mamba_n_groups, name, values)
         elif architecture.startswith("granite") and ".shared_mlp." in name:

@@ -10,6 +10,8 @@ import torch
 
 #: Takes (layer, stage, tensor in the shape of the stage table).
 Put = Callable[[int, str, torch.Tensor], None]
+#: The scan of the first Mamba, which multiplies by the gate in the same call.
+_SELECTIVE = "mamba_selective_scan"
 
 
 def in_gguf_order(config: Any, stage: str, values: torch.Tensor) -> torch.Tensor:
@@ -77,6 +79,25 @@ def hook_state_space(put: Put, index: int, module: Any) -> None:
     module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "attn_out", output[0]))
 
 
+def hook_selective_space(put: Put, index: int, module: Any) -> None:
+    """Record what goes on in a layer's selective state space, but for its scan."""
+
+    def projected(_module: Any, _args: Any, output: torch.Tensor) -> None:
+        mixed, gate = output[0].chunk(2, dim=1)
+        put(index, "ssm_gate", gate)
+        put(index, "conv_in", mixed)
+        put(index, "conv_out", module.conv1d(mixed.T[None])[0, :, : len(mixed)].T)
+
+    module.in_proj.register_forward_hook(projected)
+    module.x_proj.register_forward_hook(lambda _module, _args, output: put(index, "ssm_dt_b_c", output[0]))
+    for part in ("dt", "b", "c"):
+        if hasattr(module, f"{part}_layernorm"):
+            norm = getattr(module, f"{part}_layernorm")
+            norm.register_forward_hook(lambda _module, _args, output, part=part: put(index, f"ssm_{part}_norm", output[0]))
+    module.out_proj.register_forward_pre_hook(lambda _module, args: put(index, "ssm_gated", args[0][0]))
+    module.out_proj.register_forward_hook(lambda _module, _args, output: put(index, "attn_out", output[0]))
+
+
 def hook_state_space_beside(put: Put, index: int, layer: Any) -> None:
     """Record what goes on in the state space that a layer of Falcon-H1 has beside its attention, its factors included."""
     module = layer.mamba
@@ -100,7 +121,7 @@ def hook_state_space_beside(put: Put, index: int, layer: Any) -> None:
 def recorded_functions(functions: Any, put: Callable[[str, torch.Tensor], None]) -> Iterator[None]:
     """Record what the functions are given and give that a layer's delta net calls. ``put`` knows the layer."""
     names = ("causal_conv1d_fn", "torch_chunk_gated_delta_rule", *(("mamba2_chunk_scan",) if hasattr(functions, "FalconH1Mixer") else ()))
-    own = {name: getattr(functions, name) for name in names if hasattr(functions, name)}
+    own = {name: getattr(functions, name) for name in (*names, _SELECTIVE) if hasattr(functions, name)}
 
     def conv(*args: Any, **kwargs: Any) -> Any:
         result = own[names[0]](*args, **kwargs)
@@ -122,7 +143,12 @@ def recorded_functions(functions: Any, put: Callable[[str, torch.Tensor], None])
         put("ssm_scan", result[0].reshape(result.shape[1], -1).double())
         return result
 
-    for name, recorded in zip(names, (conv, rule, scan), strict=False):
+    def selective(x: Any, dt: Any, *args: Any, **kwargs: Any) -> Any:
+        put("ssm_step", torch.nn.functional.softplus(dt + kwargs["delta_bias"].to(dt)[:, None])[0].T)
+        put("ssm_scan", own[_SELECTIVE](x, dt, *args, **{**kwargs, "z": None, "return_last_state": False})[0].T)
+        return own[_SELECTIVE](x, dt, *args, **kwargs)
+
+    for name, recorded in (*zip(names, (conv, rule, scan), strict=False), (_SELECTIVE, selective)):
         if name in own:
             setattr(functions, name, recorded)
     try:

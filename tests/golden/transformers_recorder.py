@@ -17,6 +17,7 @@ from tests.golden.llama4_hooks import hook_norm_of_heads, hook_weighed_experts
 from tests.golden.recurrent_recorder import (
     hook_delta_net,
     hook_gated_convolution,
+    hook_selective_space,
     hook_state_space,
     hook_state_space_beside,
     in_gguf_order,
@@ -45,6 +46,7 @@ _NORMS_OF = {
     "phi2": _ONE,
     "lfm2": _LFM,
     "lfm2moe": _LFM,
+    "mamba": _MIXER,
     "mamba2": _MIXER,
     "nemotron_h": _MIXER,
     "nemotron_h_moe": _MIXER,
@@ -236,7 +238,7 @@ class Recorder:
         elif hasattr(layer, "linear_attn"):
             hook_delta_net(self._put, index, layer.linear_attn)
         elif (mixer := getattr(layer, "mixer", None) or getattr(layer, "mamba", None)) is not None:
-            hook_state_space(self._put, index, mixer)
+            (hook_selective_space if hasattr(mixer, "x_proj") else hook_state_space)(self._put, index, mixer)
         elif hasattr(layer, "conv"):
             hook_gated_convolution(self._put, index, layer.conv)
         else:

@@ -17,6 +17,7 @@ from aprgraph.graph.families import Decoder, open_family
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.llama4 import Llama4
+from aprgraph.graph.families.mamba import Mamba
 from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.minicpm3 import MiniCpm3
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
@@ -111,6 +112,17 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
             ),
         ),
         ("mamba2-f32", lambda config: config.pop("expand")),
+        (
+            # As mamba-130m-hf has them beside the fields that the class reads.
+            "mamba-f32",
+            lambda config: config.update(
+                d_inner=40, d_model=20, fused_add_norm=True, n_layer=2, numb_hidden_layers=2, rms_norm=True, ssm_cfg={}
+            ),
+        ),
+        ("mamba-f32", lambda config: config.pop("intermediate_size")),
+        ("falcon-mamba-f32", lambda config: config.update(expand=16, time_step_rank="auto")),
+        ("falcon-mamba-f32", lambda config: config.pop("mixer_rms_eps")),
+        ("falcon-mamba-f32", lambda config: config.pop("model_type")),
         (
             # As Granite 4 H has them.
             "granitehybrid-f32",
@@ -266,6 +278,8 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("gemma4-f32", lambda config: config.update(num_kv_shared_layers=4), "num_kv_shared_layers is 4, but no layer before these has attention"),
         ("apertus-f32", lambda config: config.update(hidden_act="silu"), "hidden_act is 'silu'; supported for apertus is 'xielu'"),
         ("mamba2-f32", lambda config: config.update(time_step_limit=[0.0, 0.5]), "time_step_limit is [0.0, 0.5]; supported for mamba2 is"),
+        ("mamba-f32", lambda config: config.update(hidden_act="relu"), "hidden_act is 'relu' (the activation)"),
+        ("falcon-mamba-f32", lambda config: config.update(time_step_rank="all"), "time_step_rank"),
         ("mamba2-f32", lambda config: config.update(n_groups=3), "num_heads is 4, expected a multiple of n_groups, 3"),
         ("phi2-f32", lambda config: config.update(qk_layernorm=True), "qk_layernorm is True; supported for phi is false"),
         ("bert-f32", lambda config: config.update(is_decoder=True), "is_decoder is True; supported for bert is false"),
@@ -861,6 +875,23 @@ def test_published_configurations(name: str) -> None:
     assert isinstance(family, Decoder)
     assert (family.architecture, family.rope.dims, family.rope.base, family.windows[:6]) == (architecture, dims, base, windows)
     assert words in said if words else not said
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_published_configurations_of_mamba() -> None:
+    """Falcon Mamba says the number of columns itself, beside an `expand` that is another; it is the class that normalises."""
+    found = []
+    for name in ("mamba-130m-hf", "falcon-mamba-7b"):
+        metadata = ConfigMetadata(Path("config.json"), golden_json("published_configs.json")[name], {})
+        family = open_family(metadata)
+        assert isinstance(family, Mamba)
+        found.append((family.inner, family.rank, family.state_size, family.normalises_inputs, family.eps, family.inputs_eps))
+        assert [str(one) for one in account_for_keys(family, ())] == []
+        said = "\n".join(map(str, metadata.notices))
+        assert said == (
+            "config.json leaves out what the class of transformers then takes: mixer_rms_eps = 1e-06" if "falcon" in name else ""
+        )
+    assert found == [(1536, 48, 16, False, 1e-5, 1e-6), (8192, 256, 16, True, 1e-5, 1e-6)]
 
 
 @pytest.mark.contract("FILE-HF-3")

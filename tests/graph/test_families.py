@@ -109,6 +109,10 @@ LAYER: dict[str, list[str]] = {
     "granitehybrid": [
         "attn_norm", "qkv_matmul", *ATTENTION[2:], "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual",
     ],
+    "mamba": [
+        "attn_norm", "ssm_gate", "conv_in", "conv_out", "conv_silu", "ssm_dt_b_c", "ssm_dt_norm", "ssm_b_norm", "ssm_c_norm", "ssm_step",
+        "ssm_scan", "ssm_gated", "attn_out", "post_ffn_residual",
+    ],
     "mamba2": [
         "attn_norm", "ssm_gate", "conv_in", "conv_out", "conv_silu", "ssm_step", "ssm_scan", "ssm_norm", "attn_out", "post_ffn_residual",
     ],

@@ -90,9 +90,9 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     "no architecture": (without_key("general.architecture"), ModelError, "'general.architecture' is missing"),
     "architecture of a number": (key("general.architecture", U32, 1), ModelError, "is 1, expected text"),
     "other architecture": (
-        key("general.architecture", STRING, "mamba"),
+        key("general.architecture", STRING, "mamba3"),
         UnsupportedModelError,
-        "is 'mamba', a family .*; by its name nearest is mamba2, which",
+        "is 'mamba3', a family .*; by its name nearest is mamba",
     ),
     "architecture named after another": (
         key("general.architecture", STRING, "nemotron_h_dense"),

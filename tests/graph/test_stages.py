@@ -10,7 +10,8 @@ from aprgraph.graph.stages import HIDDEN, STAGE_ALIASES, STAGE_BY_NAME, STAGES, 
 ORDER = [
     "embedding", "embedding_norm", "altup_embedding", "altup_predict_norm", "altup_predict_router", "altup_predict_coefs", "altup_predicted",
     "altup_active", "attn_norm", "laurel_left", "laurel_right", "laurel_norm", "laurel_out", "conv_in", "delta_gate", "delta_beta", "conv_bcx", "conv_bx", "conv_out", "conv_gated", "conv_silu",
-    "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "ssm_gated",
+    "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated", "ssm_gate", "ssm_dt_b_c", "ssm_dt_norm", "ssm_b_norm", "ssm_c_norm", "ssm_step",
+    "ssm_scan", "ssm_norm", "ssm_gated",
     "ssm_out", "qkv_matmul",
     "attn_gate", "qkv_bias", "q_norm", "k_norm", "v_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
     "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "laurel_residual", "ffn_norm", "ffn_gate", "ffn_up",
@@ -24,8 +25,10 @@ ORDER = [
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 RECURRENT = {
     "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated",
-    "attn_gate", "attn_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "ssm_gated", "ssm_out",
+    "attn_gate", "attn_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "ssm_gated",
+    "ssm_out",
 }  # fmt: skip
+SELECTIVE = {"ssm_dt_b_c", "ssm_dt_norm", "ssm_b_norm", "ssm_c_norm"}
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 POOLED = ["pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed"]
 PER_LAYER = {"per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm"}
@@ -35,7 +38,7 @@ STREAMS = {
     "altup_correct_norm", "altup_correct_router", "altup_correct_coefs", "altup_corrected", "altup_scaled", "altup_out", "altup_merged",
 }  # fmt: skip
 LAUREL = {"laurel_left", "laurel_right", "laurel_norm", "laurel_out", "laurel_residual"}
-ADDITIONS = LATENT | RECURRENT | CONVOLUTION | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
+ADDITIONS = LATENT | RECURRENT | SELECTIVE | CONVOLUTION | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
     "v_norm", "layer_out", "embedding_norm", "layer_out_norm", "ffn_gate_sparse",
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_in", "moe_expert_gate",
     "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "lm_head_raw",
@@ -126,12 +129,14 @@ def test_what_holds_of_single_stages() -> None:
         *POOLED,
         *LATENT,
         *RECURRENT,
+        *SELECTIVE,
         *CONVOLUTION,
         *PER_LAYER,
         *BESIDE,
     }
     assert {stage.name for stage in STAGES if stage.only_with == "latent"} == LATENT
     assert {stage.name for stage in STAGES if stage.only_with == "recurrent"} == RECURRENT
+    assert {stage.name for stage in STAGES if stage.only_with == "selective"} == SELECTIVE
     assert {stage.name for stage in STAGES if stage.only_with == "per_layer"} == PER_LAYER
     assert {stage.name for stage in STAGES if stage.only_with == "beside"} == BESIDE
     assert {stage.name for stage in STAGES if stage.only_with == "streams"} == STREAMS

@@ -200,6 +200,8 @@ def _recurrent() -> Iterator[Case]:
     yield _of("delta_rule", q, k, v, decay, beta, key_heads=key_heads, scale=0.3, state=(heads, keys, values))
     x, skip = _activations(N, heads * values), weight("F32", heads)
     yield _of("ssm_scan", x, q, k, decay, beta, skip, groups=key_heads, state=(heads, keys, values))
+    rates = weight("F32", heads, keys)
+    yield _of("ssm_scan", x[:, :heads].copy(), q, k, beta, beta, skip, rates, groups=key_heads, state=(heads, keys, 1))
 
 
 def _elementwise() -> Iterator[Case]:

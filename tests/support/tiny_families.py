@@ -132,6 +132,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "internlm2": TinyFamily(rope_base=1e6),
     "deepseek": TinyFamily(rope_dims=True, experts_used=3, numbers={"leading_dense_block_count": 1, "expert_shared_count": 2}),
     "nemotron_h_moe": TinyFamily(optional=("conv_out.bias",), numbers={"expert_weights_scale": 1.5}),
+    "mamba": TinyFamily(optional=("conv_out.bias",), numbers={"ssm.dt_b_c_rms": True}),  # as Falcon Mamba
     "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,

@@ -19,8 +19,8 @@ from tests.support.tiny_blocks import encode, random_values
 _ROUTERS = ("moe_router_logits", "shared_gate_logit")
 #: Of streams and of projections of low rank, which no program quantises; and the router of streams, whose input is divided by its length.
 _SMALL, _STEERS = ("altup_", "laurel_"), "altup_router"
-#: The weights of short convolutions, always F32, and the rates of decay, which are below 0.
-_KERNELS, _RATES = ("conv_out",), ("delta_decay", "ssm_decay")
+#: The weights of short convolutions and the small ones of selective state spaces, always F32, and the rates of decay, which are below 0.
+_KERNELS, _RATES = ("conv_out", "ssm_dt_b_c", "ssm_dt"), ("delta_decay", "ssm_decay")
 #: Whose vectors are factors, around 1.
 _HAVE_FACTORS = ("rms_norm", "layer_norm", "ssm_scan", "scale_columns", "expert_scale")
 #: Norms with weights of each group.

@@ -31,6 +31,7 @@ SPARSE_FAULTS = {
     "glm4": "RoPE pairing",
     "lfm2": "gate before the convolution missing",
     "lfm2moe": "gate behind the convolution missing",
+    "mamba": "A taken for its logarithm",
     "mamba2": "D missing",
     "granitehybrid": "residual scale forgotten",
     "mistral3": "query temperature forgotten",

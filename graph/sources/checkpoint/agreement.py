@@ -124,9 +124,12 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
         _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "use_conv_bias", True),
         _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "use_bias", False),
     ),
-    "mamba2": (
-        _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "use_conv_bias", True),
-        _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "use_bias", False),
+    **dict.fromkeys(
+        ("mamba", "falcon_mamba", "mamba2"),
+        (
+            _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "use_conv_bias", True),
+            _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "use_bias", False),
+        ),
     ),
     "seed_oss": (_Biases(_INPUTS, "attention_bias", True, fixed=True), _Biases(_OUTPUT, "attention_out_bias", False), _NETWORK_BY_FIELD),
     "ernie4_5": (_Biases(_ATTENTION, "use_bias", False), _Biases(_NETWORK, "use_bias", False)),

@@ -29,6 +29,11 @@ _QWEN_3_5: dict[str, Any] = _SMALL_EPS | {
     "linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
 }  # fmt: skip
 
+_MAMBA: dict[str, Any] = {
+    "tie_word_embeddings": True, "hidden_size": 768, "num_hidden_layers": 32, "layer_norm_epsilon": 1e-5, "state_size": 16,
+    "conv_kernel": 4,
+}  # fmt: skip
+
 CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "llama": _SMALL_EPS | {"max_position_embeddings": 2048},
     "mistral": _SMALL_EPS | {"max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
@@ -143,6 +148,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "falcon": {"tie_word_embeddings": True, "max_position_embeddings": 2048, "layer_norm_epsilon": 1e-5, "activation": "gelu"},
     "falcon_h1": {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "mamba_d_ssm": 1024,
                   "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4},
+    "mamba": _MAMBA,
+    "falcon_mamba": _MAMBA | {"mixer_rms_eps": 1e-6},
     "mamba2": {"layer_norm_epsilon": 1e-5, "num_heads": 128, "head_dim": 64, "state_size": 128, "conv_kernel": 4, "n_groups": 8},
     "ernie4_5": {"tie_word_embeddings": True, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 2,
                  "head_dim": 128, "rope_theta": 500000.0},
@@ -151,6 +158,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 #: What a class does that no field says, by GGUF's key: how it makes weights of experts' scores, 1 by softmax and 2 by sigmoids.
 CLASS_KEYS: Mapping[str, Mapping[str, Any]] = {
     "roberta": {"positions_after_padding": True}, "xlm-roberta": {"positions_after_padding": True},
+    "mamba": {"ssm.dt_b_c_rms": False}, "falcon_mamba": {"ssm.dt_b_c_rms": True},
     "deepseek_v2": {"expert_gating_func": 1}, "deepseek_v3": {"expert_gating_func": 2}, "glm4_moe_lite": {"expert_gating_func": 2},
 }  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from aprgraph.graph.ops import Array, traits_of
@@ -13,6 +15,8 @@ from tests.zoo.subjects import Subject
 
 #: The nodes of layers with a state that fades; both have the decay as their fourth operand.
 _SCANS = ("delta_rule", "ssm_scan")
+#: The place of the rates of decay among the operands of a scan.
+_RATES = 6
 
 
 def _with_a_state_left_over(call: Call) -> Array:
@@ -73,6 +77,32 @@ def _heads_in_turn(call: Call) -> Array:
 def _has_groups(subject: Subject, layer: int) -> bool:
     node = subject.graph[f"layer{layer}.ssm_scan"]
     return 1 < node.attr_int("groups") < int(subject.graph.operands(node.name)[3].type.dims[1])
+
+
+def _has_rates(subject: Subject, layer: int) -> bool:
+    return len(subject.graph.operand_names(f"layer{layer}.ssm_scan")) > _RATES
+
+
+def _discretised_exactly(call: Call) -> Array:
+    """B is multiplied by (exp(step · A) - 1) / A, as a zero-order hold has it, in place of the step."""
+    x, b, c, _, step, skip, rates = call.operands
+    state, rows = np.zeros_like(rates), []
+    for position in range(len(x)):
+        kept = np.exp(step[position][:, None] * rates)
+        state = kept * state + (kept - 1) / rates * b[position] * x[position][:, None]
+        rows.append(state @ c[position] + skip * x[position])
+    return np.array(rows, np.float32)
+
+
+def _columns_from(start: Callable[[int, int], int]) -> Patch:
+    """As many columns from another one on: ``start`` of the size of B and of all columns."""
+
+    def patch(call: Call) -> Array:
+        whole, inner = call.operands[0].shape[1], call.node.attr_int("stop") - call.node.attr_int("start")
+        first = start(call.subject.model.family.state_size, whole)  # type: ignore[attr-defined]  # of a state space
+        return call.compute(start=first, stop=first + inner)
+
+    return patch
 
 
 def _normalises_groups(subject: Subject, layer: int) -> bool:
@@ -225,7 +255,66 @@ FAULTS = (
         "B and C exchanged",
         "graph",
         "A state space writes along C and reads along B.",
-        each_layer({"ssm_scan": lambda call: call.compute([call.operands[index] for index in (0, 2, 1, 3, 4, 5)])}, "ssm_scan"),
+        each_layer(
+            {"ssm_scan": lambda call: call.compute([call.operands[index] for index in (0, 2, 1, *range(3, len(call.operands)))])},
+            "ssm_scan",
+        ),
+    ),
+    Fault(
+        "A taken for its logarithm",
+        "weights",
+        "A of a GGUF file goes through -exp, as A_log of a checkpoint has to.",
+        each_layer({"ssm_scan": reading(_RATES, lambda call: -np.exp(call.operands[_RATES]))}, "ssm_scan", when=_has_rates),
+    ),
+    Fault(
+        "A read across",
+        "kernel",
+        "A is read as if it had its columns one after the other.",
+        each_layer(
+            {"ssm_scan": reading(_RATES, lambda call: call.operands[_RATES].reshape(call.operands[_RATES].shape[::-1]).T)},
+            "ssm_scan",
+            when=_has_rates,
+        ),
+    ),
+    Fault(
+        "B discretised exactly",
+        "kernel",
+        "B is multiplied by (exp(step · A) - 1) / A, as the paper of Mamba writes it, in place of the step.",
+        each_layer({"ssm_scan": _discretised_exactly}, "ssm_scan", when=_has_rates),
+    ),
+    Fault(
+        "gate in front of x",
+        "graph",
+        "The projection into a state space is split as in Mamba 2, where the gate comes first.",
+        each_layer({"ssm_gate": _other_part(-1), "conv_in": _other_part(1)}, "ssm_gate", "conv_in", when=having("ssm_dt_b_c")),
+    ),
+    Fault(
+        "B and C in front of the time step",
+        "graph",
+        "What time steps, B and C are made of is split in another order.",
+        each_layer(
+            {
+                "ssm_dt": _columns_from(lambda size, _: 2 * size),
+                "ssm_b": _columns_from(lambda *_: 0),
+                "ssm_c": _columns_from(lambda size, _: size),
+            },
+            "ssm_dt_norm",
+            "ssm_b_norm",
+            "ssm_c_norm",
+            when=having("ssm_dt_norm"),
+        ),
+    ),
+    Fault(
+        "norms of time step, B and C missing",
+        "graph",
+        "Falcon Mamba runs as Mamba, without these norms.",
+        each_layer(
+            {f"ssm_{part}_norm": left_out for part in ("dt", "b", "c")},
+            "ssm_dt_norm",
+            "ssm_b_norm",
+            "ssm_c_norm",
+            when=having("ssm_dt_norm"),
+        ),
     ),
     Fault(
         "groups shared otherwise",

@@ -82,6 +82,16 @@ def test_ssm_scan(heads: int, groups: int, keys: int, values: int, fmt: str, cpu
 
 
 @pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize(("heads", "groups", "keys", "fmt"), [(6, 1, 16, "F32"), (6, 2, 7, "BF16"), (5, 1, 37, "F16"), (3, 3, 1, "F32")])
+def test_ssm_scan_with_rates(heads: int, groups: int, keys: int, fmt: str, cpu: Cpu) -> None:
+    skip, rates = weight(fmt, heads), weight(fmt, heads, keys)
+    types = [f32("n", heads), *[f32("n", groups * keys)] * 2, *[f32("n", heads)] * 2, skip.type, rates.type]
+    what, n = request("ssm_scan", types, groups=groups), PARTS[-1]
+    x, b, c, step = activations(n, heads), activations(n, groups * keys), activations(n, groups * keys), np.abs(activations(n, heads))
+    check_state(what, [x, b, c, step, step], [skip, rates], (heads, keys, 1), heads, cpu)
+
+
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
 def test_l2_norm_and_scaled_columns(cpu: Cpu) -> None:
     x, factors, factor = activations(7, 60), weight("F16", 60), weight("F16", 1)
     x[3] = 0

@@ -34,6 +34,8 @@ SCANS = [
     request("ssm_scan", [f32("n", 114), f32("n", 7 * groups), f32("n", 7 * groups), f32("n", 6), f32("n", 6), SKIP.type], groups=groups)
     for groups in (1, 3)
 ]
+RATES = weight("F32", 6, 7)
+OF_COLUMNS = request("ssm_scan", [f32("n", 6), f32("n", 7), f32("n", 7), f32("n", 6), f32("n", 6), SKIP.type, RATES.type], groups=1)
 NORM = request("l2_norm", [f32("n", 120)], eps=1e-6, groups=2)
 SCALED, ALL_SCALED = (request("scale_columns", [f32("n", 60), factors.type]) for factors in (FACTORS, FACTOR))
 
@@ -84,6 +86,13 @@ def test_ssm_scan(scan: KernelRequest, kernels: CudaKernels) -> None:
     x, b, c = activations(n, 114), activations(n, columns), activations(n, columns)
     decay, step = -np.abs(activations(n, 6)), np.abs(activations(n, 6))
     check_state(kernels, scan, [x, b, c, decay, step], [SKIP], (6, 7, 19), 114)
+
+
+@pytest.mark.contract("CUDA-KERNELS-1")
+def test_ssm_scan_with_rates(kernels: CudaKernels) -> None:
+    n = PARTS[-1]
+    x, b, c, step = activations(n, 6), activations(n, 7), activations(n, 7), np.abs(activations(n, 6))
+    check_state(kernels, OF_COLUMNS, [x, b, c, step, step], [SKIP, RATES], (6, 7, 1), 6)
 
 
 @pytest.mark.contract("CUDA-KERNELS-1")

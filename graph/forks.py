@@ -60,8 +60,9 @@ def _forked(count: int, function: Callable[[Piece], Result], pieces: Sequence[Pi
 
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), _begin, (function, pieces))
     try:
-        # Until a fork has handlers of its own, it would run those of this process.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        # Until a fork has handlers of its own, it would run those of this process. And the pool's threads, which begin here too, are not
+        # to end the process when they write to forks that are gone.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_ENDING, signal.SIGPIPE))
         try:
             pool.submit(int)  # the first that is asked for makes all of them
         finally:

@@ -10,6 +10,8 @@ import textwrap
 import time
 from pathlib import Path
 
+import pytest
+
 _BEGIN = """
 import os, sys
 from unittest import mock
@@ -56,16 +58,20 @@ def test_an_error_is_raised_where_the_results_are_asked_for() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_what_a_lost_fork_was_doing_is_done_here() -> None:
-    """As where the system kills one for memory."""
+@pytest.mark.parametrize("which", ["piece == 5", "piece >= 5"])
+def test_what_lost_forks_were_doing_is_done_here(which: str) -> None:
+    """As where the system kills one, or all, for memory; in a process that a broken pipe ends, as a command is."""
     done = _run(
-        """
+        f"""
+        import signal
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         first = os.getpid()
         def lost(piece):
-            if piece == 5 and os.getpid() != first:
+            if {which} and os.getpid() != first:
                 os.kill(os.getpid(), 9)
             return piece
-        assert list(forks.in_forks(lost, range(20))) == list(range(20))
+        for _ in range(5):
+            assert list(forks.in_forks(lost, range(300))) == list(range(300))
         """
     )
     assert (done.returncode, done.stderr) == (0, "")

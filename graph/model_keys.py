@@ -74,7 +74,7 @@ _FREE_ROUTERS = ("glm4moe", "deepseek2", "dots1", "nemotron_h_moe", "bailingmoe2
 _NOT_READ = "llama.cpp does not read it in this family"
 
 #: Families without RoPE, whose files may say how much of a head it turns.
-_WITHOUT_ROPE = ("gpt2", "bert", "nemotron_h", "nemotron_h_moe")
+_WITHOUT_ROPE = ("gpt2", "starcoder", "bert", "nemotron_h", "nemotron_h_moe")
 _READ = (
     ModelKey("block_count", "the number of layers"),
     ModelKey("nextn_predict_layers", "how many blocks behind the last layer predict later tokens"),

@@ -2,6 +2,7 @@
 
 from aprgraph.graph.families.apertus import Apertus
 from aprgraph.graph.families.arcee import Arcee
+from aprgraph.graph.families.baichuan import Baichuan
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.bert import Bert
@@ -67,6 +68,7 @@ from aprgraph.graph.families.registry import FAMILIES, find_family, load_family_
 from aprgraph.graph.families.seed_oss import SeedOss
 from aprgraph.graph.families.smollm3 import SmolLM3
 from aprgraph.graph.families.stablelm import StableLm
+from aprgraph.graph.families.starcoder import StarCoder
 from aprgraph.graph.families.starcoder2 import StarCoder2
 
 for _family in (
@@ -76,7 +78,7 @@ for _family in (
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
     NemotronHMoe, BailingMoe2, DeepSeek, MiniCpm, InternLm2,
-    Falcon, MiniCpm3, Olmo,
+    Falcon, MiniCpm3, Olmo, Baichuan, StarCoder,
     Mamba,
 ):  # fmt: skip
     register(_family)

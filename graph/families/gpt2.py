@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Collection
+from typing import TYPE_CHECKING, ClassVar
 
 from aprgraph.graph.families.numbers import Reading, number, per_layer, real
 from aprgraph.graph.families.rope_scaling import Rope
@@ -27,7 +28,7 @@ class Gpt2(UngatedNetwork):
     }  # fmt: skip
     gguf_names = {"position_embedding": "position_embd"}
     hf_root, hf_layers = "transformer", "h"
-    hf_transposed = ("qkv_matmul", "attn_out", "ffn_up", "ffn_out")
+    hf_transposed: ClassVar[Collection[str]] = ("qkv_matmul", "attn_out", "ffn_up", "ffn_out")
     norm_op = "layer_norm"
     norm_bias = True
     qkv_bias = True

@@ -80,6 +80,7 @@ LLAMA_CPP_TOLERANCES = {
         (
             "gptneox-f32",
             "falcon-f32",
+            "starcoder-f32",
             "gemma-f32",
             "gemma2-f32",
             "starcoder2-f32",

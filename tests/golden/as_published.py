@@ -26,7 +26,7 @@ _INTERNLM2 = {
     ".input_layernorm.": ".attention_norm.", ".post_attention_layernorm.": ".ffn_norm.", ".mlp.gate_proj.": ".feed_forward.w1.",
     ".mlp.up_proj.": ".feed_forward.w3.", ".mlp.down_proj.": ".feed_forward.w2.",
 }  # fmt: skip
-_RENAMED: Mapping[str, Mapping[str, str]] = {"bailingmoe2": _BAILING, "internlm2": _INTERNLM2}
+_RENAMED: Mapping[str, Mapping[str, str]] = {"bailingmoe2": _BAILING, "internlm2": _INTERNLM2, "baichuan": {}}
 #: Fields that all have, under the same names.
 _FIELDS = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
@@ -66,8 +66,12 @@ def _internlm2(config: Any) -> dict[str, Any]:
     return {"architectures": ["InternLM2ForCausalLM"], "model_type": "internlm2", "bias": False, "rope_scaling": None}
 
 
+def _baichuan(config: Any) -> dict[str, Any]:
+    return {"architectures": ["BaiChuanForCausalLM"], "model_type": "baichuan", "model_max_length": config.max_position_embeddings}
+
+
 _OWN_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
-    "bailingmoe2": _bailing, "deepseek": _deepseek, "minicpm": _minicpm, "internlm2": _internlm2,
+    "bailingmoe2": _bailing, "deepseek": _deepseek, "minicpm": _minicpm, "internlm2": _internlm2, "baichuan": _baichuan,
 }  # fmt: skip
 #: The families that are saved so.
 ARCHITECTURES = tuple(_OWN_FIELDS)
@@ -76,7 +80,8 @@ ARCHITECTURES = tuple(_OWN_FIELDS)
 def save_as_published(architecture: str, config: Any, state: Mapping[str, F32], folder: Path) -> None:
     """Write config.json and model.safetensors into ``folder``, which is made."""
     folder.mkdir()
-    fields = {name: getattr(config, name) for name in _FIELDS} | {"rope_theta": config.rope_parameters["rope_theta"]}
+    fields = {name: getattr(config, name) for name in _FIELDS}
+    fields |= {"rope_theta": config.rope_parameters["rope_theta"]} if architecture != "baichuan" else {}
     (folder / "config.json").write_text(json.dumps(fields | _OWN_FIELDS[architecture](config), indent=2, sort_keys=True) + "\n")
     if config.tie_word_embeddings:
         state = {name: values for name, values in state.items() if name != "lm_head.weight"}
@@ -107,5 +112,7 @@ def _joined(architecture: str, config: Any, name: str, rows: list[F32]) -> tuple
     """q, k and v as one tensor, in InternLM 2 KV group by KV group."""
     if architecture == "bailingmoe2":
         return name.replace("self_attn.q_proj", "attention.query_key_value"), np.concatenate(rows)
+    if architecture == "baichuan":
+        return name.replace("q_proj", "W_pack"), np.concatenate(rows)
     groups = [part.reshape(config.num_key_value_heads, -1, part.shape[1]) for part in rows]
     return name.replace("self_attn.q_proj", "attention.wqkv"), np.concatenate(groups, axis=1).reshape(-1, rows[0].shape[1])

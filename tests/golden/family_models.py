@@ -53,6 +53,9 @@ _SIZES: dict[str, Any] = {
     "rms_norm_eps": 1e-5, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
 }  # fmt: skip
 _ROPE: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0}
+_BIG_CODE: dict[str, Any] = {
+    "vocab_size": 96, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, "bos_token_id": None, "eos_token_id": None,
+}  # fmt: skip
 _FALCON: dict[str, Any] = {
     "vocab_size": 96, "num_hidden_layers": 2, "max_position_embeddings": 64, "bos_token_id": None, "eos_token_id": None, "use_cache": False,
 }  # fmt: skip
@@ -325,6 +328,11 @@ MODELS = {
     "gpt2-f32": FamilyModel("gpt2", "GPT2", {
         "vocab_size": 96, "n_positions": 64, "n_embd": 24, "n_layer": 2, "n_head": 3, "bos_token_id": None, "eos_token_id": None,
     }),
+    "starcoder-f32": FamilyModel("starcoder", "GPTBigCode", _BIG_CODE),
+    # GELU by erf, as published models have it, and heads of k and of v for each of q.
+    "starcoder-f32-heads": FamilyModel("starcoder", "GPTBigCode", _BIG_CODE | {
+        "activation_function": "gelu", "multi_query": False, "n_layer": 1,
+    }),
     "gptneox-f32": FamilyModel("gptneox", "GPTNeoX", _NEOX | {"hidden_act": "gelu_new"}),
     # GELU by erf, as published models have it; the network waits for attention.
     "gptneox-f32-sequential": FamilyModel("gptneox", "GPTNeoX", _NEOX | {"hidden_act": "gelu", "use_parallel_residual": False}),
@@ -417,6 +425,9 @@ MODELS = {
     }),
     "internlm2-f32": FamilyModel("internlm2", "Llama", _SIZES | {
         "hidden_size": 40, "intermediate_size": 44, "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
+    }),
+    "baichuan-f32": FamilyModel("baichuan", "Llama", _SIZES | {
+        "hidden_size": 32, "num_key_value_heads": 4, "intermediate_size": 44, "rope_parameters": _ROPE,
     }),
     # Nor of DeepSeek V1: the text model of DeepSeek-OCR 2 computes the same.
     "deepseek-f32": FamilyModel("deepseek", "DeepseekOcr2Text", _SIZES | {

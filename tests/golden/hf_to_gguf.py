@@ -33,7 +33,19 @@ _COHERE: dict[str, Source] = {
     "attention.layer_norm_epsilon": "layer_norm_eps", "logit_scale": "logit_scale", "rope.scaling.type": lambda _: "none",
 }  # fmt: skip
 #: Families whose rows of q and k are reordered.
-PERMUTED = ("arcee", "granite", "granitemoe", "olmo", "mistral3", "smollm3", "granitehybrid", "deepseek", "minicpm", "internlm2")
+PERMUTED = (
+    "arcee",
+    "granite",
+    "granitemoe",
+    "olmo",
+    "mistral3",
+    "smollm3",
+    "granitehybrid",
+    "deepseek",
+    "minicpm",
+    "internlm2",
+    "baichuan",
+)
 
 
 def _first(config: Any, kind: str) -> Any:
@@ -306,6 +318,12 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     "gpt2": {
         **_layer_norm("layer_norm_epsilon"), "feed_forward_length": lambda config: 4 * config.n_embd, "attention.head_count_kv": lambda _: None,
     },
+    # No converter writes the activation: llama.cpp has GELU by tanh in any case.
+    "gpt_bigcode": {
+        **_layer_norm("layer_norm_epsilon"), "feed_forward_length": lambda config: 4 * config.n_embd,
+        "attention.head_count_kv": lambda config: 1 if config.multi_query else config.n_head,
+        "hidden_activation": lambda config: None if config.activation_function == "gelu_pytorch_tanh" else "gelu",
+    },
     # The epsilon is written under both names.
     "nemotron": {
         **_ROPE_BASE, **_layer_norm("norm_eps"), **_PARTIAL_ROPE, "attention.layer_norm_rms_epsilon": "norm_eps",
@@ -414,6 +432,11 @@ _KEYS_BY_ARCHITECTURE: dict[str, dict[str, Source]] = {
         **_ROPE_BASE, "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
     },
     "internlm2": _ROPE_BASE,
+    # The base of RoPE is not written: it is always 10,000.
+    "baichuan": {
+        "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
+        "tensor_data_layout": lambda _: "Meta AI original pth",
+    },
     "deepseek": {
         **_ROPE_BASE, **_EXPERTS, "rope.dimension_count": "head_dim", "rope.scaling.type": lambda _: "none",
         "leading_dense_block_count": lambda config: config.mlp_layer_types.count("dense"), "expert_weights_scale": lambda _: 1.0,
@@ -639,6 +662,8 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield name, values + np.float32(1)
         elif ".act_fn." in name or ".norms." in name:
             continue  # see _numbers and _norms_of_heads
+        elif architecture == "starcoder" and ".attn.c_attn." in name and not config.multi_query:  # of each head by itself
+            yield name, values.reshape(config.n_head, 3, -1, *values.shape[1:]).swapaxes(0, 1).reshape(values.shape)
         elif architecture == "gpt2" and re.search(r"\.c_(attn|proj|fc)\.weight$", name):
             yield name, values.T
         elif ".self_attention.query_key_value." in name:  # of each KV head with its query heads

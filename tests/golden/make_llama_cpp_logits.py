@@ -37,6 +37,8 @@ _OTHERS = (
     "qwen2vl-f32",
     "gptneox-f32-sequential",
     "falcon-f32-groups",
+    "baichuan-f32",
+    "starcoder-f32-heads",
     "phimoe-f32",
     "falcon-mamba-f32-biases",
 )

@@ -35,6 +35,7 @@ _BOTH_SIDES = {
 _BEHIND = {"attn_post_norm": "post_attention_layernorm", "ffn_post_norm": "post_feedforward_layernorm"}
 _ONE = {"attn_norm": "input_layernorm"}
 _MIXER = {"attn_norm": "norm"}
+_NUMBERED = {"attn_norm": "ln_1", "ffn_norm": "ln_2"}
 _LFM = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}
 _NORMS_OF = {
     "gemma2": _BOTH_SIDES,
@@ -50,7 +51,8 @@ _NORMS_OF = {
     "mamba2": _MIXER,
     "nemotron_h": _MIXER,
     "nemotron_h_moe": _MIXER,
-    "gpt2": {"attn_norm": "ln_1", "ffn_norm": "ln_2"},
+    "gpt2": _NUMBERED,
+    "starcoder": _NUMBERED,
     "exaone4": _BEHIND,
     "command-r": _ONE,
     "cohere2": _ONE,
@@ -86,7 +88,7 @@ class Recorder:
             return
         decoder = _first(model, "transformer", "backbone", "model", "gpt_neox") or model
         decoder = _first(decoder, "language_model") or decoder  # of a model with images too
-        layers = decoder.h if loaded.architecture == "gpt2" else decoder.layers
+        layers = decoder.h if loaded.architecture in ("gpt2", "starcoder") else decoder.layers
         if loaded.architecture == "gemma3n":
             hook_gemma3n(self._put, decoder)
         else:  # some families scale the rows outside of the module that looks them up
@@ -268,9 +270,13 @@ class Recorder:
         def projections(_module: Any, args: Any, kwargs: Any) -> None:
             x = (args[0] if args else kwargs["hidden_states"])[0]
             if hasattr(attention, "c_attn"):
-                product = x @ attention.c_attn.weight
-                self._put(index, "qkv_matmul", product)
-                self._put(index, "qkv_bias", product + attention.c_attn.bias)
+                matrix = attention.c_attn.weight
+                product = x @ (matrix.T if self.loaded.architecture == "starcoder" else matrix)
+                side_by_side = lambda rows: rows  # noqa: E731
+                if not getattr(attention, "multi_query", True):  # of each head by itself
+                    side_by_side = lambda rows: rows.unflatten(-1, (attention.num_heads, 3, -1)).transpose(-3, -2).flatten(-3)  # noqa: E731
+                self._put(index, "qkv_matmul", side_by_side(product))
+                self._put(index, "qkv_bias", side_by_side(product + attention.c_attn.bias))
                 return
             if hasattr(attention, "query_key_value"):  # of each head by itself
                 of_all = lambda rows: rows.unflatten(-1, (-1, 3, attention.head_size)).transpose(-3, -2).flatten(-3)  # noqa: E731

@@ -22,6 +22,7 @@ from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.minicpm3 import MiniCpm3
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
 from aprgraph.graph.families.olmo import Olmo
+from aprgraph.graph.families.starcoder import StarCoder
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
@@ -955,6 +956,50 @@ def test_scales_of_minicpm(tmp_path: Path) -> None:
     assert ["mup_denominator is 32" in str(one) for one in said] == [True]
     with pytest.raises(ModelError, match=r"field 'scale_depth / sqrt\(num_hidden_layers\)' is 'deep', expected a number"):
         scales(scale_depth="deep")
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_heads_of_starcoder(tmp_path: Path) -> None:
+    """One head of k and of v, unless the file says otherwise."""
+    config = json.loads((write_checkpoint("starcoder-f32", tmp_path) / "config.json").read_text())
+    published = {"attention_softmax_in_fp32": True, "inference_runner": 0, "pad_key_length": True, "validate_runner_input": True}
+
+    def read(**fields: object) -> StarCoder:
+        family = open_family(ConfigMetadata(Path("config.json"), config | published | fields, {}))
+        assert isinstance(family, StarCoder)
+        assert account_for_keys(family, ()) == []
+        return family
+
+    assert (read().kv_heads, read(multi_query=False).kv_heads, read(n_inner=30).ffn) == ((1, 1), (3, 3), (30, 30))
+    assert [read(activation_function=name).activation_op for name in ("gelu", "gelu_fast", "gelu_pytorch_tanh")] == [
+        "gelu_erf", "gelu", "gelu",
+    ]  # fmt: skip
+    assert (read().scale, read(scale_attn_weights=False).scale) == (1 / math.sqrt(8), 1.0)
+    with pytest.raises(UnsupportedModelError, match="activation_function is 'relu'; supported are gelu_new"):
+        read(activation_function="relu")
+    with pytest.raises(UnsupportedModelError, match="add_cross_attention is True; supported for gpt_bigcode is false"):
+        read(add_cross_attention=True)
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_what_baichuans_code_does(tmp_path: Path) -> None:
+    """The context may stand under another name, 40 layers are those with ALiBi, and the rows of Baichuan 2's head have length 1."""
+    folder = write_checkpoint("baichuan-f32", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+
+    def read_head() -> np.ndarray:
+        model = load_model(folder)
+        return model.file.tensor_bytes(model.tensor("output.weight")).view(np.float32).reshape(-1, 32)
+
+    plain = read_head()
+    for fields, is_normal in (({"model_max_length": 32}, False), ({"z_loss_weight": 0}, True)):
+        (folder / "config.json").write_text(json.dumps(config | fields | {"architectures": ["BaichuanForCausalLM"]}))
+        expected = plain / np.linalg.norm(plain, axis=1, keepdims=True) if is_normal else plain
+        assert np.allclose(read_head(), expected, rtol=1e-6)
+    config.pop("max_position_embeddings")
+    assert open_family(ConfigMetadata(Path("config.json"), config | {"model_max_length": 32}, {})).context == 32
+    with pytest.raises(UnsupportedModelError, match="num_hidden_layers is 40, as of Baichuan 13B, which has ALiBi in place of RoPE"):
+        open_family(ConfigMetadata(Path("config.json"), config | {"num_hidden_layers": 40}, {}))
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -186,7 +186,8 @@ LAYER["minicpm3"] = [
     *DENSE,
     "post_ffn_residual",
 ]
-LAYER["olmo"] = LAYER["llama"]
+LAYER["olmo"] = LAYER["baichuan"] = LAYER["llama"]
+LAYER["starcoder"] = LAYER["gpt2"]
 LAYER["falcon"] = ["attn_norm", "qkv_matmul", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["qwen2vl"], LAYER["qwen3vl"], LAYER["qwen3vlmoe"] = LAYER["qwen2"], LAYER["qwen3"], LAYER["qwen3moe"]

@@ -120,6 +120,7 @@ def test_a_checkpoint_and_its_gguf_file(name: str, tmp_path: Path) -> None:
         "minicpm-f32",
         "internlm2",
         "olmo-",
+        "baichuan",
         "deepseek2-lite",
         "deepseek3",
         "gemma4-f32-experts",

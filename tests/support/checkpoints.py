@@ -25,7 +25,20 @@ CHECKPOINTS = GOLDEN / "checkpoints"
 #: The checkpoints that there are.
 NAMES = tuple(sorted(path.name for path in CHECKPOINTS.iterdir()))
 _DTYPES: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "U8": np.uint8}
-_PERMUTED = ("llama", "granite", "granitemoe", "arcee", "olmo", "mistral3", "smollm3", "granitehybrid", "deepseek", "minicpm", "internlm2")
+_PERMUTED = (
+    "llama",
+    "granite",
+    "granitemoe",
+    "arcee",
+    "olmo",
+    "mistral3",
+    "smollm3",
+    "granitehybrid",
+    "deepseek",
+    "minicpm",
+    "internlm2",
+    "baichuan",
+)
 #: Whose weights of norms are held less one.
 _AROUND_ZERO = ("gemma", "gemma2", "gemma3", "gemma-embedding", "nemotron")
 Values = npt.NDArray[Any]
@@ -146,6 +159,13 @@ class _Weights:
             ]
         if (joined := re.fullmatch(r"model\.layers\.(\d+)\.attention\.wqkv\.weight", own_name)) is not None:
             return self._of_internlm2(int(joined[1]))
+        if (packed := re.fullmatch(r"model\.layers\.(\d+)\.self_attn\.W_pack\.weight", own_name)) is not None:
+            return np.concatenate(
+                [
+                    self.of(f"model.layers.{packed[1]}.self_attn.{part}_proj.weight").reshape(-1, self._key("embedding_length"))
+                    for part in "qkv"
+                ]
+            )
         if ".linear_attn." in own_name or ".mixer." in own_name or ".mamba." in own_name:
             return self._delta_net(own_name)
         granite = re.fullmatch(r"model\.layers\.(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear\.weight", own_name)
@@ -172,6 +192,8 @@ class _Weights:
             heads = max(heads) if isinstance(heads, list) else heads
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
         if ".query_key_value." in own_name and self._architecture == "gptneox":
+            return values.reshape(3, self._key("attention.head_count"), -1, *values.shape[1:]).swapaxes(0, 1)
+        if ".c_attn." in own_name and self._architecture == "starcoder" and self._key("attention.head_count_kv") > 1:
             return values.reshape(3, self._key("attention.head_count"), -1, *values.shape[1:]).swapaxes(0, 1)
         if ".self_attention.query_key_value." in own_name:
             return self._of_falcon(values)

@@ -160,6 +160,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "phi2": TinyFamily(rope_dims=True, turned=0.5, optional=(*_BIASES, "lm_head.bias")),
     "gptneox": TinyFamily(rope_dims=True, turned=0.5, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
     "falcon": TinyFamily(optional=("qkv_matmul.weight", "attn_norm_2.weight", "attn_norm_2.bias")),
+    "starcoder": TinyFamily(tied=True, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
     "gpt2": TinyFamily(tied=True, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
     "bert": TinyFamily(optional=("token_types.weight", *_BIASES), numbers={"pooling_type": 2}),
     "nomic-bert": TinyFamily(rope_base=1000.0, optional=("token_types.weight", "qkv_matmul.weight"), numbers={"pooling_type": 1}),

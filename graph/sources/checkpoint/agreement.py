@@ -97,6 +97,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     "minicpm": (_BY_FIELD, _NETWORK_NEVER),
     "minicpm3": (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _NETWORK_BY_FIELD),
     "olmo": (_BY_FIELD, _NETWORK_NEVER),
+    "baichuan": (_NEVER, _NETWORK_NEVER),
     "internlm2": (_Biases(_ATTENTION, "bias", False), _NETWORK_NEVER),
     "falcon": (_Biases(_ATTENTION, "bias", False), _Biases(_NETWORK, "bias", False)),
     "minimax_m2": (_NEVER,),

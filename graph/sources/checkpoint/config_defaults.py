@@ -122,6 +122,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                    "sliding_window": 128},
     "gpt_neox": {"max_position_embeddings": 2048, "layer_norm_eps": 1e-5, "hidden_act": "gelu"},
     "gpt2": {"tie_word_embeddings": True, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "layer_norm_epsilon": 1e-5},
+    "gpt_bigcode": {"tie_word_embeddings": True, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12,
+                    "layer_norm_epsilon": 1e-5, "activation_function": "gelu_pytorch_tanh"},
     "nemotron": {"max_position_embeddings": 4096, "norm_eps": 1e-5, "partial_rotary_factor": 0.5},
     "gpt_oss": {"max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "head_dim": 64,
                 "sliding_window": 128, "num_local_experts": 128, "num_experts_per_tok": 4, "rope_theta": 150000.0},
@@ -201,6 +203,8 @@ _HARMLESS = """
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
     output_dropout mtp_loss_scaling_factor
     ep_size seq_aux aux_loss_alpha index_share_for_mtp_iteration
+    attention_softmax_in_fp32 scale_attention_softmax_in_fp32 inference_runner validate_runner_input pad_key_length
+    pre_allocate_kv_cache max_batch_size max_sequence_length
     top_p num_beams use_qk_norm qk_layernorm use_qkv_bias residual_dropout embedding_dropout n_ctx attention_head_dim
     summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
     eod_token_id sep_token_id repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config

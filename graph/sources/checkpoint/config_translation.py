@@ -275,7 +275,7 @@ class Translator:
                     f"{self._kind} is false; what the class then does to the mask is not applied here"
                 )
             self._put("attention.causal", False, "use_bidirectional_attention")
-        if self._kind == "gpt2" and not config.get("scale_attn_weights", True):
+        if self._kind in ("gpt2", "gpt_bigcode") and not config.get("scale_attn_weights", True):
             self._put("attention.scale", 1.0, "scale_attn_weights")
         activation = next((name for name in _ACTIVATIONS if config.get(name)), None)
         if activation is not None:

@@ -56,7 +56,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytes
 pytest: $(VENV)/.installed
 	$(PYTEST) -n 2 --dist loadfile --no-loadscope-reorder
 
-# What pytest left out of `make test`, and all of docs/bug-zoo.md.
+# What pytest left out of `make test`: every fault of docs/bug-zoo.md, at all places where that meets another op (`make zoo`: at all).
 sweep: $(VENV)/.installed
 	$(PYTEST) -m sweep -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 #: Where the seconds are kept, by the expression of markers: of `make test`, and of `make sweep`.
-_KEYS = {"not sweep": "aprgraph/seconds", "sweep": "aprgraph/sweep-seconds"}
+_KEYS = {"not sweep and not whole": "aprgraph/seconds", "sweep": "aprgraph/sweep-seconds"}
 _INPUT = "aprgraph_seconds"
 #: Of the files that take longest, in seconds; some compile more than anybody has compiled before where no cache is there yet.
 _AT_FIRST = {

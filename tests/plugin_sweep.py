@@ -7,6 +7,9 @@ those stay in ``make test`` that make an *each-choice* covering: every value of 
 What is covered are the parameters of the test, and its class where several inherit it. ``of`` says it otherwise, as strings, from
 the parameters, and the class if there is one as ``cls``: ``@pytest.mark.each_choice(of=lambda golden: golden.stages)``.
 
+What is too long for ``make sweep`` says ``@pytest.mark.each_choice(at="sweep")``: the part is that of ``make sweep``, and
+the others get the marker ``whole``, which `pytest -m whole` runs.
+
 The part is chosen among what was collected, so one file, or one case by its name, may run more than it adds to `make test`.
 To run all of some files: ``pytest -m "" FILE ...``.
 """
@@ -18,7 +21,7 @@ from collections.abc import Collection, Hashable, Sequence
 
 import pytest
 
-CHOICES, REST = "each_choice", "sweep"
+CHOICES, REST, WHOLE = "each_choice", "sweep", "whole"
 #: Of each test with the marker, by its name: what each of its cases chooses, and whether `make test` runs the case.
 SWEEPS = pytest.StashKey[dict[str, list[tuple[frozenset[Hashable], bool]]]]()
 
@@ -46,8 +49,9 @@ def each_choice(cases: Sequence[Collection[Hashable]], least: int = 1) -> set[in
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{CHOICES}(of=..., least=1): `make test` runs cases in which each parameter has each of its values")
+    config.addinivalue_line("markers", f"{CHOICES}(of=..., least=1, at=...): `make test`, or `make sweep`, runs cases in which each parameter has each of its values")
     config.addinivalue_line("markers", f"{REST}: a case that `make sweep` runs, and `make test` does not")
+    config.addinivalue_line("markers", f"{WHOLE}: a case that neither runs")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -64,8 +68,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         choices = [_choices(item, marker) for item in cases]
         part = each_choice(choices, marker.kwargs.get("least", 1))
         sweeps[name] = [(frozenset(choice), index in part) for index, choice in enumerate(choices)]
+        is_of_sweep = marker.kwargs.get("at") == REST
         for index, item in enumerate(cases):
             if index not in part:
+                item.add_marker(WHOLE if is_of_sweep else REST)
+            elif is_of_sweep:
                 item.add_marker(REST)
 
 

@@ -23,7 +23,7 @@ class FaultTests:
     """``fault`` runs over the faults that the family can have (see conftest.py), each at one of its places: all of them take minutes.
 
     `make test` takes some of them, so that each fault is met in several families and each family with several faults; `make sweep`
-    takes the others, and `make zoo` all at every place, and right runs too.
+    takes the others, and all places in families that have every op between them; `make zoo` all at every place, and right runs too.
     """
 
     family: ClassVar[str]
@@ -49,12 +49,12 @@ class FaultTests:
     def test_every_fault_of_the_family_has_a_row(self) -> None:
         assert [row.fault for row in parse_rows(self._section())] == [fault.name for fault in faults_of(self.family)]
 
-    @pytest.mark.sweep
+    @pytest.mark.each_choice(of=_ops, at="sweep")
     @pytest.mark.contract("ZOO-TABLE-1")
     def test_the_section_is_what_all_cases_give(self) -> None:
         assert section_of(self.family) == self._section()
 
-    @pytest.mark.sweep
+    @pytest.mark.each_choice(of=_ops, at="sweep")
     @pytest.mark.contract("ZOO-EXPLAINED-1")
     def test_every_case_is_explained(self) -> None:
         results = [result for fault in faults_of(self.family) for result in results_of(self.family, fault.name)]

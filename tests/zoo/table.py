@@ -21,7 +21,8 @@ _ROW = re.compile(
 _HEAD = """# The bug zoo
 
 Generated: `make zoo` runs every case and writes this page. `make test` and `make sweep` together run each fault of each family at one of
-its places, another one in the next family, and compare with this page; `make test` alone each fault in a few families.
+its places, another one in the next family, and at all of them in families that have every op between them, and compare with this page;
+`make test` alone each fault in a few families.
 
 Faults put in on purpose, into tiny random models of every family that can have them: at the first, the middle and the last layer, or
 once where they are of the whole model. Each faulty run is compared with a right one, whose float32 rounding is other than its own. The

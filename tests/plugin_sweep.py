@@ -49,7 +49,10 @@ def each_choice(cases: Sequence[Collection[Hashable]], least: int = 1) -> set[in
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", f"{CHOICES}(of=..., least=1, at=...): `make test`, or `make sweep`, runs cases in which each parameter has each of its values")
+    config.addinivalue_line(
+        "markers",
+        f"{CHOICES}(of=..., least=1, at=...): `make test`, or `make sweep`, runs cases in which each parameter has each of its values",
+    )
     config.addinivalue_line("markers", f"{REST}: a case that `make sweep` runs, and `make test` does not")
     config.addinivalue_line("markers", f"{WHOLE}: a case that neither runs")
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -136,12 +137,18 @@ def _run() -> None:
         say_error(f"error: {text}")
         sys.exit(EXIT_ERROR)
     except OSError as error:  # what the system refused and no one foresaw; a defect of our own would be another exception
+        if error.errno == errno.ENOMEM:
+            _end_short_of_memory(why_short_of_memory(error) or "")
         say_error(f"error: {'' if error.filename is None else f'{printable(str(error.filename))}: '}{error.strerror or error}")
         sys.exit(EXIT_ERROR)
     except Exception as error:  # noqa: BLE001 -- whatever no one foresaw
         short = why_short_of_memory(error)
         if short is None:
             sys.exit(report_defect(error))
-        what = f": {printable(short)}" if short else ""
-        say_error(f"error: not enough memory{what}; free some, or give less to do: a shorter prompt, fewer layers")
-        sys.exit(EXIT_ERROR)
+        _end_short_of_memory(short)
+
+
+def _end_short_of_memory(short: str) -> NoReturn:
+    what = f": {printable(short)}" if short else ""
+    say_error(f"error: not enough memory{what}; free some, or give less to do: a shorter prompt, fewer layers")
+    sys.exit(EXIT_ERROR)

@@ -15,6 +15,7 @@ from aprgraph.cli.short_of_memory import why_short_of_memory
 from aprgraph.graph.errors import ArtifactError
 from aprgraph.graph.machine_code import MachineCode
 from aprgraph.graph.tvm_libraries import RUNTIME, load_tvm_library
+from aprgraph.runtime.trace.aprt import HEADER
 from aprgraph.runtime.tvm_session import Session
 from tests.support.cli import run_process, run_python
 
@@ -48,6 +49,18 @@ def test_what_is_short_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "of the 1 MB that this process may map" in (why_short_of_memory(defect) or "")
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1 << 62, resource.RLIM_INFINITY))
     assert why_short_of_memory(defect) is None
+
+
+def test_a_file_larger_than_may_be_mapped(tmp_path: Path) -> None:
+    count = 1 << 29
+    with (tmp_path / "x.bin").open("wb") as file:
+        file.write(HEADER.pack(b"APRT", 0xFFFFFFFF, count))
+        file.truncate(HEADER.size + 4 * count)  # a hole
+    command = [sys.executable, "-m", "aprgraph", "diff", str(tmp_path / "x.bin"), str(tmp_path / "x.bin")]
+    limited = ["sh", "-c", 'ulimit -v 2000000; exec "$@"', "sh", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: not enough memory: memory or a thread was refused; free some, or give less to do")
 
 
 def test_a_library_larger_than_files_may_be(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ _FREE_ROUTERS = ("glm4moe", "deepseek2", "dots1", "nemotron_h_moe", "bailingmoe2
 _NOT_READ = "llama.cpp does not read it in this family"
 
 #: Families without RoPE, whose files may say how much of a head it turns.
-_WITHOUT_ROPE = ("gpt2", "starcoder", "bert", "nemotron_h", "nemotron_h_moe")
+_WITHOUT_ROPE = ("gpt2", "starcoder", "bert", "nemotron_h", "nemotron_h_moe", "jamba")
 _READ = (
     ModelKey("block_count", "the number of layers"),
     ModelKey("nextn_predict_layers", "how many blocks behind the last layer predict later tokens"),
@@ -221,6 +221,8 @@ _READ = (
             ("group_count", "the number of heads of q and k (groups of B and C)"),
         )
     ),
+    ModelKey("expert_layer_period", "every how many layers one has experts (config.json)", neutral=(0,)),
+    ModelKey("expert_layer_offset", "the first layer with experts (config.json)", neutral=(0,)),
     ModelKey("ssm.dt_b_c_rms", "whether what time steps are made of, B and C are normalised", ("ssm_scan",), neutral=_OFF,
              has_default=True),
     ModelKey("mixer_rms_eps", "the epsilon of these norms (config.json)"),

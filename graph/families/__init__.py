@@ -35,6 +35,7 @@ from aprgraph.graph.families.granitemoe import GraniteMoe
 from aprgraph.graph.families.hunyuan import HunyuanDense, HunyuanMoe
 from aprgraph.graph.families.internlm2 import InternLm2
 from aprgraph.graph.families.jais2 import Jais2
+from aprgraph.graph.families.jamba import Jamba
 from aprgraph.graph.families.lfm2 import Lfm2
 from aprgraph.graph.families.lfm2moe import Lfm2Moe
 from aprgraph.graph.families.llama import Llama
@@ -80,6 +81,7 @@ for _family in (
     NemotronHMoe, BailingMoe2, DeepSeek, MiniCpm, InternLm2,
     Falcon, MiniCpm3, Olmo, Baichuan, StarCoder,
     Mamba,
+    Jamba,
 ):  # fmt: skip
     register(_family)
 

@@ -71,6 +71,8 @@ LLAMA_CPP_TOLERANCES = {
             "internlm2-f32",
             "mamba-f32",
             "falcon-mamba-f32",
+            "jamba-f32",
+            "jamba-f32-dense",
             "jais2-f32",
         ),
         TOLERANCE,

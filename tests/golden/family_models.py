@@ -381,6 +381,17 @@ MODELS = {
         "num_hidden_layers": 1, "intermediate_size": 28, "tie_word_embeddings": False, "use_bias": True, "use_conv_bias": False,
         "layer_norm_epsilon": 1e-4,
     }),
+    # A layer without experts, one with, one with attention, and one with experts again.
+    "jamba-f32": FamilyModel("jamba", "Jamba", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 28, "num_hidden_layers": 4, "attn_layer_period": 4, "attn_layer_offset": 2,
+        "expert_layer_period": 2, "expert_layer_offset": 1, "num_experts": 5, "num_experts_per_tok": 2, "mamba_d_state": 6,
+        "mamba_dt_rank": 3,
+    }),
+    # As Jamba Reasoning 3B, without experts.
+    "jamba-f32-dense": FamilyModel("jamba", "Jamba", _SIZES | {
+        "hidden_size": 24, "intermediate_size": 28, "attn_layer_period": 2, "attn_layer_offset": 1, "num_experts": 1,
+        "num_experts_per_tok": 1, "mamba_d_state": 6, "tie_word_embeddings": True,
+    }),
     "mamba2-f32": FamilyModel("mamba2", "Mamba2", {
         "vocab_size": 96, "num_hidden_layers": 2, "hidden_size": 20, "num_heads": 4, "head_dim": 10, "state_size": 6, "n_groups": 2,
         "conv_kernel": 4, "layer_norm_epsilon": 1e-5, "chunk_size": 8, "residual_in_fp32": False, "pad_token_id": None,

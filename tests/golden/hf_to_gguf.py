@@ -390,6 +390,12 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     },
     # There is no attention and no network, and llama.cpp wants to be told so.
     "mamba": _MAMBA,
+    "jamba": {
+        "attention.head_count_kv": lambda config: [config.num_key_value_heads * (kind == "full_attention") for kind in config.layer_types],
+        "ssm.conv_kernel": "mamba_d_conv", "ssm.inner_size": lambda config: config.mamba_expand * config.hidden_size,
+        "ssm.state_size": "mamba_d_state", "ssm.time_step_rank": "mamba_dt_rank", "expert_count": "num_experts",
+        "expert_used_count": "num_experts_per_tok",
+    },
     "falcon_mamba": _MAMBA,
     "mamba2": {
         "context_length": lambda _: 1 << 20, "feed_forward_length": lambda _: 0, "attention.head_count": lambda _: 0,
@@ -646,11 +652,16 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
         elif name.endswith("correct_output_scale"):
             yield f"{name}.weight", values
         elif ".experts." in name:
-            own = name.replace("block_sparse_moe", "mlp").replace("backbone.", "model.").replace(".mixer.", ".mlp.")
+            own = (
+                name.replace("block_sparse_moe", "mlp")
+                .replace("feed_forward", "mlp")
+                .replace("backbone.", "model.")
+                .replace(".mixer.", ".mlp.")
+            )
             yield from _experts(architecture, own, values)
         elif name.endswith("block_sparse_moe.router.weight"):
             yield name.replace("router", "router.layer"), values
-        elif architecture == "mamba" and ".mixer." in name:
+        elif architecture in ("mamba", "jamba") and (".mixer." in name or ".mamba." in name):
             yield from _selective_space(name, values)
         elif (".mixer." in name or ".mamba." in name) and not name.endswith("e_score_correction_bias"):
             yield from _state_space(config.n_groups if ".mixer." in name else config.mamba_n_groups, name, values)

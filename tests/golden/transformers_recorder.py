@@ -56,6 +56,7 @@ _NORMS_OF = {
     "exaone4": _BEHIND,
     "command-r": _ONE,
     "cohere2": _ONE,
+    "jamba": {"attn_norm": "input_layernorm", "ffn_norm": "pre_ff_layernorm"},
     "falcon-h1": {"attn_norm": "input_layernorm", "ffn_norm": "pre_ff_layernorm"},
 }
 #: Families that cap or scale what the head gives.

@@ -123,6 +123,8 @@ def test_fields_of_older_versions(name: str, tmp_path: Path) -> None:
         ("mamba-f32", lambda config: config.pop("intermediate_size")),
         ("falcon-mamba-f32", lambda config: config.update(expand=16, time_step_rank="auto")),
         ("falcon-mamba-f32", lambda config: config.pop("mixer_rms_eps")),
+        ("jamba-f32", lambda config: config.update(calc_logits_for_entire_prompt=False, mamba_inner_layernorms=True, n_ctx=262144)),
+        ("jamba-f32-dense", lambda config: config.update(mamba_dt_rank="auto", num_key_value_heads=2)),
         ("falcon-mamba-f32", lambda config: config.pop("model_type")),
         (
             # As Granite 4 H has them.
@@ -281,6 +283,12 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
         ("mamba2-f32", lambda config: config.update(time_step_limit=[0.0, 0.5]), "time_step_limit is [0.0, 0.5]; supported for mamba2 is"),
         ("mamba-f32", lambda config: config.update(hidden_act="relu"), "hidden_act is 'relu' (the activation)"),
         ("falcon-mamba-f32", lambda config: config.update(time_step_rank="all"), "time_step_rank"),
+        ("jamba-f32", lambda config: config.update(mamba_inner_layernorms=False, hidden_act="relu"), "hidden_act is 'relu' (the activation)"),
+        ("jamba-f32", lambda config: config.update(num_experts_per_tok=6), "num_experts_per_tok is 6, but there are 5 experts (num_experts)"),
+        (
+            "jamba-f32", lambda config: config.update(expert_layer_offset=0),
+            "layer 0 has a dense network, but expert_layer_period 2 and expert_layer_offset 0 say that it has experts",
+        ),
         ("mamba2-f32", lambda config: config.update(n_groups=3), "num_heads is 4, expected a multiple of n_groups, 3"),
         ("phi2-f32", lambda config: config.update(qk_layernorm=True), "qk_layernorm is True; supported for phi is false"),
         ("bert-f32", lambda config: config.update(is_decoder=True), "is_decoder is True; supported for bert is false"),
@@ -859,6 +867,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "Falcon-H1-0.5B-Base": ("falcon-h1", 64, 1e11, (0,) * 6, ""),
     "NVIDIA-Nemotron-Nano-9B-v2": ("nemotron_h", 128, 1e4, (0,) * 6, ""),
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": ("nemotron_h_moe", 128, 1e4, (0,) * 6, ""),
+    "AI21-Jamba-1.5-Mini": ("jamba", 128, 1e4, (0,) * 6, ""),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),

@@ -1,4 +1,4 @@
-"""What GGUF files of `mamba` say of their state spaces, and what they must not."""
+"""What GGUF files of `mamba` and `jamba` say of their state spaces, and what they must not."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from tests.support.checkpoints import gguf_of, write_checkpoint
 
 def _edited(name: str, path: Path, tensors: dict[str, np.ndarray] | None = None, **keys: object) -> Path:
     """A golden model with other ``keys``, a double underscore for a point and None for none, and other ``tensors``."""
-    reader, new = GGUFReader(gguf_of(name)), {f"mamba.{key.replace('__', '.')}": value for key, value in keys.items()}
-    writer = GGUFWriter(path, "mamba")
+    reader = GGUFReader(gguf_of(name))
+    architecture = reader.fields["general.architecture"].contents()
+    new = {f"{architecture}.{key.replace('__', '.')}": value for key, value in keys.items()}
+    writer = GGUFWriter(path, architecture)
     for field in reader.fields.values():
         if not field.name.startswith(("GGUF.", "general.architecture")) and field.name not in new:
             kind, *inner = field.types
@@ -62,6 +64,23 @@ def _stages(model: Model) -> set[str | None]:
 def test_what_is_missing_or_contradicts_is_an_error(keys: dict[str, object], error: type[Exception], words: str, tmp_path: Path) -> None:
     with pytest.raises(error, match=words):
         build_graph(load_model(_edited("mamba-f32", tmp_path / "m.gguf", **keys)))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"expert_count": 1}, r"layer 1 has a router \(blk\.1\.ffn_gate_inp\.weight\), but jamba\.expert_count is 1; expected"),
+        ({"expert_count": None}, r"jamba\.expert_used_count is 2|jamba\.expert_count is 0"),
+        ({"expert_count": 6}, r"'blk\.1\.ffn_gate_inp\.weight' .*is 5 x 24, expected 6 x 24"),
+        ({"expert_used_count": None}, r"key 'jamba\.expert_used_count' is missing"),
+        ({"expert_used_count": 6}, r"jamba\.expert_used_count is 6, but there are 5 experts"),
+        ({"ssm__time_step_rank": None}, r"key 'jamba\.ssm\.time_step_rank' is missing"),
+        ({"ssm__dt_b_c_rms": True}, r"jamba\.ssm\.dt_b_c_rms is True .*which the family 'jamba' does not apply here"),
+    ],
+)
+def test_what_contradicts_in_files_of_jamba_is_an_error(keys: dict[str, object], words: str, tmp_path: Path) -> None:
+    with pytest.raises((ModelError, UnsupportedModelError), match=words):
+        build_graph(load_model(_edited("jamba-f32", tmp_path / "m.gguf", **keys)))
 
 
 def test_norms_of_time_step_b_and_c_are_where_the_file_says_so(tmp_path: Path) -> None:

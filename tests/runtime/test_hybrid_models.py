@@ -18,7 +18,7 @@ from tests.support.golden import GoldenModel, golden_models, nmse
 MODELS = [
     golden
     for golden in golden_models()
-    if golden.name.startswith(("qwen3next", "qwen35", "lfm2", "mamba", "granitehybrid", "falcon", "nemotron-h"))
+    if golden.name.startswith(("qwen3next", "qwen35", "lfm2", "mamba", "jamba", "granitehybrid", "falcon", "nemotron-h"))
 ]
 #: How many tokens follow the prompt, of which the last is read by nothing.
 MORE = 3

@@ -133,6 +133,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "deepseek": TinyFamily(rope_dims=True, experts_used=3, numbers={"leading_dense_block_count": 1, "expert_shared_count": 2}),
     "nemotron_h_moe": TinyFamily(optional=("conv_out.bias",), numbers={"expert_weights_scale": 1.5}),
     "mamba": TinyFamily(optional=("conv_out.bias",), numbers={"ssm.dt_b_c_rms": True}),  # as Falcon Mamba
+    "jamba": TinyFamily(optional=("conv_out.bias", "moe_router_logits.weight"), experts=True),
     "mamba2": TinyFamily(optional=("conv_out.bias",)),
     "glm4moe": TinyFamily(
         optional=_QKV_BIASES, rope_dims=True, turned=0.5,

@@ -111,6 +111,12 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
         _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "mamba_conv_bias", True),
         _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "mamba_proj_bias", False),
     ),
+    "jamba": (
+        _NEVER,
+        _NETWORKS_NEVER,
+        _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "mamba_conv_bias", True),
+        _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "mamba_proj_bias", False),
+    ),
     "falcon_h1": (
         _BY_FIELD,
         _NETWORK_BY_FIELD,

@@ -151,6 +151,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "falcon_h1": {"max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "num_key_value_heads": 8, "mamba_d_ssm": 1024,
                   "mamba_n_heads": 128, "mamba_n_groups": 1, "mamba_d_state": 256, "mamba_d_conv": 4},
     "mamba": _MAMBA,
+    "jamba": _SMALL_EPS | {"max_position_embeddings": 262144, "num_key_value_heads": 8, "num_experts": 16, "num_experts_per_tok": 2,
+                           "expert_layer_period": 2, "expert_layer_offset": 1, "mamba_d_state": 16, "mamba_d_conv": 4, "mamba_expand": 2},
     "falcon_mamba": _MAMBA | {"mixer_rms_eps": 1e-6},
     "mamba2": {"layer_norm_epsilon": 1e-5, "num_heads": 128, "head_dim": 64, "state_size": 128, "conv_kernel": 4, "n_groups": 8},
     "ernie4_5": {"tie_word_embeddings": True, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "num_key_value_heads": 2,

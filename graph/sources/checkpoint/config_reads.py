@@ -47,7 +47,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
         "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone", "phimoe", "falcon_h1",
-        "nemotron_h", "jais2", "mamba", "falcon_mamba", "minicpm", "minicpm3", "olmo",
+        "nemotron_h", "jais2", "mamba", "falcon_mamba", "jamba", "minicpm", "minicpm3", "olmo",
         *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2", "gpt_bigcode"),

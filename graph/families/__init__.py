@@ -9,6 +9,7 @@ from aprgraph.graph.families.bert import Bert
 from aprgraph.graph.families.chatglm import ChatGlm
 from aprgraph.graph.families.cohere2 import Cohere2
 from aprgraph.graph.families.command_r import CommandR
+from aprgraph.graph.families.dbrx import Dbrx
 from aprgraph.graph.families.decoder import Decoder
 from aprgraph.graph.families.deepseek import DeepSeek
 from aprgraph.graph.families.deepseek2 import DeepSeek2
@@ -79,7 +80,7 @@ for _family in (
     Ernie45Moe, Arcee, Lfm2, Lfm2Moe, Llama4, GemmaEmbedding, Mamba2, GraniteHybrid, Gemma4, Bert, NomicBert, ModernBert, Gemma3n,
     Gemma, Olmoe, GraniteMoe, MiniMaxM2, Dots1, ChatGlm, Qwen2Vl, Qwen3Vl, Qwen3VlMoe, GptNeoX, Exaone, PhiMoe, FalconH1, NemotronH, Jais2,
     NemotronHMoe, BailingMoe2, DeepSeek, MiniCpm, InternLm2,
-    Falcon, MiniCpm3, Olmo, Baichuan, StarCoder,
+    Falcon, MiniCpm3, Olmo, Baichuan, StarCoder, Dbrx,
     Mamba,
     Jamba,
 ):  # fmt: skip

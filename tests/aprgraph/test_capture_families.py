@@ -35,8 +35,9 @@ _NAMES = [
         f"{spec.name}ForConditionalGeneration",
     }
 ]
-#: Stages of the graph that are not to be seen: there, experts' activation is no module.
-_HIDDEN = {"gpt-oss": {"moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out"}}
+#: Stages of the graph that are not to be seen: there, experts' activation is no module, or their weights are not those of a module called so.
+_INSIDE = {"moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out"}
+_HIDDEN = {"gpt-oss": _INSIDE, "dbrx": _INSIDE | {"moe_router", "moe_router_indices", "moe_ffn_out"}}
 
 pytestmark = pytest.mark.skipif(
     torch is None, reason="torch and transformers are not here; install with `pip install torch==2.13.0 transformers`"

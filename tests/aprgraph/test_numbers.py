@@ -68,6 +68,7 @@ LLAMA_CPP_TOLERANCES = {
             "minicpm-f32",
             "minicpm3-f32",
             "olmo-f32",
+            "dbrx-f32",
             "internlm2-f32",
             "mamba-f32",
             "falcon-mamba-f32",

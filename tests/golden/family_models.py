@@ -437,6 +437,13 @@ MODELS = {
     "internlm2-f32": FamilyModel("internlm2", "Llama", _SIZES | {
         "hidden_size": 40, "intermediate_size": 44, "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
     }),
+    # The bound bites.
+    "dbrx-f32": FamilyModel("dbrx", "Dbrx", {
+        "vocab_size": 96, "n_layers": 2, "d_model": 24, "n_heads": 4, "max_seq_len": 64, "bos_token_id": None, "eos_token_id": None,
+        "use_cache": False, "rope_parameters": _ROPE | {"rope_theta": 500000.0},
+        "attn_config": {"clip_qkv": 1.5, "kv_n_heads": 2, "rope_theta": 500000.0},
+        "ffn_config": {"ffn_hidden_size": 14, "moe_num_experts": 5, "moe_top_k": 2},
+    }),
     "baichuan-f32": FamilyModel("baichuan", "Llama", _SIZES | {
         "hidden_size": 32, "num_key_value_heads": 4, "intermediate_size": 44, "rope_parameters": _ROPE,
     }),
@@ -566,7 +573,7 @@ def _make_with_images(spec: FamilyModel, name: str, path: Path, eager: dict[str,
 def _random(spec: FamilyModel, name: str, shape: tuple[int, ...], seed: int) -> F32:
     """The values of one tensor under transformers' name, which are those that its GGUF file says after decoding."""
     values = np.random.default_rng([seed, zlib.crc32(name.encode())]).standard_normal(shape).astype(np.float32)
-    if re.search(r"(norm|norm_f|ln_.|norms\.\d+|LayerNorm)\.weight$", name):
+    if re.search(r"(norm|norm_f|norm_\d|ln_.|norms\.\d+|LayerNorm)\.weight$", name):
         # Gemma, Qwen3-Next, Qwen 3.5 and Nemotron multiply by 1 + weight.
         adds = spec.architecture in ONE_MORE and not name.endswith("linear_attn.norm.weight")
         return np.float32(0.2) * values + np.float32(0 if adds else 1)
@@ -621,6 +628,7 @@ def _deviation(spec: FamilyModel, name: str) -> float:
         "feed_forward.gate.weight": 2.0,
         "router.proj.weight": 2.0,
         "gate.wg.weight": 2.0,
+        "router.layer.weight": 2.0,
         "act_fn.alpha_p": 0.5,
         "act_fn.alpha_n": 0.5,
         "experts.gate_up_proj": 3.0,

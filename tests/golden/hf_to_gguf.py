@@ -318,6 +318,13 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
     "gpt2": {
         **_layer_norm("layer_norm_epsilon"), "feed_forward_length": lambda config: 4 * config.n_embd, "attention.head_count_kv": lambda _: None,
     },
+    "dbrx": {
+        **_layer_norm(""), "attention.layer_norm_epsilon": lambda _: 1e-5, **_ROPE_BASE,
+        "attention.head_count_kv": lambda config: config.attn_config.kv_n_heads,
+        "attention.clamp_kqv": lambda config: config.attn_config.clip_qkv,
+        "feed_forward_length": lambda config: config.ffn_config.ffn_hidden_size,
+        "expert_count": lambda config: config.ffn_config.moe_num_experts, "expert_used_count": lambda config: config.ffn_config.moe_top_k,
+    },
     # No converter writes the activation: llama.cpp has GELU by tanh in any case.
     "gpt_bigcode": {
         **_layer_norm("layer_norm_epsilon"), "feed_forward_length": lambda config: 4 * config.n_embd,
@@ -651,6 +658,9 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             continue  # see _of_streams
         elif name.endswith("correct_output_scale"):
             yield f"{name}.weight", values
+        elif architecture == "dbrx" and ".experts." in name:
+            matrices = values.reshape(config.ffn_config.moe_num_experts, -1, config.d_model)
+            yield f"{name}.weight", matrices.swapaxes(1, 2) if name.endswith("w2") else matrices
         elif ".experts." in name:
             own = (
                 name.replace("block_sparse_moe", "mlp")

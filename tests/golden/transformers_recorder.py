@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from tests.golden.bert_recorder import ENCODERS
+from tests.golden.dbrx_recorder import hook_dbrx
 from tests.golden.falcon_recorder import groups_of_falcon, hook_falcon
 from tests.golden.gemma_recorder import hook_gemma3n, hook_gemma4
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
@@ -86,6 +87,9 @@ class Recorder:
             return
         if loaded.architecture == "falcon":
             hook_falcon(model, self._put, self.stages, lambda layer: setattr(self, "layer", layer))
+            return
+        if loaded.architecture == "dbrx":
+            hook_dbrx(model, self._put, lambda layer: setattr(self, "layer", layer))
             return
         decoder = _first(model, "transformer", "backbone", "model", "gpt_neox") or model
         decoder = _first(decoder, "language_model") or decoder  # of a model with images too

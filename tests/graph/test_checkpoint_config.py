@@ -15,6 +15,7 @@ import pytest
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import Decoder, open_family
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
+from aprgraph.graph.families.dbrx import Dbrx
 from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.mamba import Mamba
@@ -965,6 +966,42 @@ def test_scales_of_minicpm(tmp_path: Path) -> None:
     assert ["mup_denominator is 32" in str(one) for one in said] == [True]
     with pytest.raises(ModelError, match=r"field 'scale_depth / sqrt\(num_hidden_layers\)' is 'deep', expected a number"):
         scales(scale_depth="deep")
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_the_objects_in_dbrxs_config(tmp_path: Path) -> None:
+    """Most of its sizes lie in objects, RoPE's base in one of them in published files; what the classes take counts where they leave one out."""
+    config = json.loads((write_checkpoint("dbrx-f32", tmp_path) / "config.json").read_text())
+    attention, network = config["attn_config"], config["ffn_config"]
+
+    def read(**fields: object) -> Dbrx:
+        family = open_family(ConfigMetadata(Path("config.json"), config | fields, {}))
+        assert isinstance(family, Dbrx)
+        assert account_for_keys(family, ()) == []
+        return family
+
+    family = read()
+    assert (family.kv_heads, family.bound, family.experts, family.chosen, family.expert_ffn, family.normalise) == (
+        (2, 2),
+        1.5,
+        5,
+        2,
+        14,
+        True,
+    )
+    assert (read(attn_config={}).kv_heads, read(attn_config={}).bound, read(ffn_config=network | {"moe_top_k": 3}).chosen) == (
+        (1, 1),
+        0.0,
+        3,
+    )
+    assert read(ffn_config=network | {"moe_normalize_expert_weights": None}).normalise is False
+    assert read(rope_parameters=None, attn_config=attention | {"rope_theta": 3e5}).rope.base == 3e5
+    for fields, message in (
+        ({"moe_normalize_expert_weights": 2.0}, "'ffn_config.moe_normalize_expert_weights' is 2.0, expected true or false"),
+        ({"ffn_act_fn": {"name": "gelu"}}, "hidden_act is 'gelu'"),
+    ):
+        with pytest.raises((ModelError, UnsupportedModelError), match=message):
+            read(ffn_config=network | fields)
 
 
 @pytest.mark.contract("FILE-HF-3")

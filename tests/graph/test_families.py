@@ -190,6 +190,7 @@ LAYER["minicpm3"] = [
     "post_ffn_residual",
 ]
 LAYER["olmo"] = LAYER["baichuan"] = LAYER["llama"]
+LAYER["dbrx"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", "ffn_norm", *EXPERTS, "post_ffn_residual"]
 LAYER["starcoder"] = LAYER["gpt2"]
 LAYER["falcon"] = ["attn_norm", "qkv_matmul", *ATTENTION, *UNGATED, "post_ffn_residual"]
 LAYER["gptneox"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, *UNGATED, "post_ffn_residual"]

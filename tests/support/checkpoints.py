@@ -166,6 +166,9 @@ class _Weights:
                     for part in "qkv"
                 ]
             )
+        if ".ffn.experts.mlp." in own_name:  # of DBRX, whose names have no end
+            values = self._decoded(f"{self._names.get_name(own_name)}.weight")
+            return values.swapaxes(1, 2) if own_name.endswith("w2") else values
         if ".linear_attn." in own_name or ".mixer." in own_name or ".mamba." in own_name:
             return self._delta_net(own_name)
         granite = re.fullmatch(r"model\.layers\.(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear\.weight", own_name)

@@ -161,6 +161,8 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "phi2": TinyFamily(rope_dims=True, turned=0.5, optional=(*_BIASES, "lm_head.bias")),
     "gptneox": TinyFamily(rope_dims=True, turned=0.5, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
     "falcon": TinyFamily(optional=("qkv_matmul.weight", "attn_norm_2.weight", "attn_norm_2.bias")),
+    # A bound that bites.
+    "dbrx": TinyFamily(optional=("qkv_matmul.weight",), rope_base=500000.0, numbers={"attention.clamp_kqv": 1.5}),
     "starcoder": TinyFamily(tied=True, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
     "gpt2": TinyFamily(tied=True, optional=("qkv_matmul.weight", "qkv_matmul.bias", *_BIASES)),
     "bert": TinyFamily(optional=("token_types.weight", *_BIASES), numbers={"pooling_type": 2}),

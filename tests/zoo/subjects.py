@@ -45,7 +45,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "gemma": {"hidden": 96},
     "gemma2": {"hidden": 96},
     "gemma3": {"hidden": 96},
-    **{name: {"seed": 1} for name in ("lfm2moe", "minimax-m2")},  # experts of equal scores are chosen in every layer
+    **{name: {"seed": 1} for name in ("lfm2moe", "minimax-m2", "dbrx")},  # experts of equal scores are chosen in every layer
     "gemma-embedding": {"hidden": 96},
     # What a layer adds to its stream is never small, as what attention reads is part of it.
     "gemma3n": {"eps": 0.01},

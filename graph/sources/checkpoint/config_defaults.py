@@ -143,6 +143,7 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "minicpm": {"tie_word_embeddings": True},
     "minicpm3": {"tie_word_embeddings": True, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5, "kv_lora_rank": 256,
                  "q_lora_rank": 768, "qk_nope_head_dim": 64, "qk_rope_head_dim": 32},
+    "dbrx": {"max_position_embeddings": 2048},
     "olmo": {"max_position_embeddings": 2048},
     "jais2": {"max_position_embeddings": 8192, "layer_norm_eps": 1e-5},
     "nemotron_h": {"layer_norm_epsilon": 1e-5, "num_attention_heads": 32, "head_dim": 128, "mamba_num_heads": 128, "mamba_head_dim": 64,

@@ -114,15 +114,19 @@ def converted(value: Value, conversion: Conversion) -> Value:
         if math.prod(conversion.dims) != math.prod(dims):
             raise IndexError(f"has {math.prod(dims)} elements, expected {math.prod(conversion.dims)}")
         dims = list(conversion.dims)
+    before = tuple(dims)
+    if conversion.exchanges:
+        dims[-2:] = dims[:-3:-1]
 
     def make() -> Bytes:
         made = value.make().reshape(-1).view(_KINDS[value.format.name]).reshape(value.dims)
         made = made if rows is None else made[rows]
         made = made if columns is None else made[..., columns]
-        return _own(made if conversion.values is None else conversion.values(made).astype(np.float32))
+        made = made if conversion.values is None else conversion.values(made).astype(np.float32)
+        return _own(made.reshape(before).swapaxes(-2, -1) if conversion.exchanges else made)
 
     fmt = value.format if conversion.values is None else BLOCK_FORMATS["F32"]
-    own = value.radius if conversion.values is None else None
+    own = value.radius if conversion.values is None and not conversion.exchanges else None
     radius = None if own is None else partial(_converted_numbers, own, conversion)
 
     def misreadings() -> Sequence[Misreading]:

@@ -12,6 +12,7 @@ from aprgraph.graph.ops import Array
 from aprgraph.graph.words import listed, plural
 from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, with_attrs, with_operand, with_value
 from aprgraph.runtime.explain.site import Site
+from aprgraph.runtime.explain.small_addends import is_seen_twice, middle_of_exact
 
 _EPSILONS = (1e-5, 1e-6, 1e-8, 1e-12)
 #: Numbers that agree to this, relative to their size, are said to be the same.
@@ -176,9 +177,13 @@ def _solved_epsilon(site: Site) -> Iterator[Alternative]:
     with np.errstate(all="ignore"):
         scaled = inputs * weight
         ratio = (rows * scaled).sum(axis=1) / np.square(scaled).sum(axis=1)
-        eps = float(np.median(1.0 / np.square(ratio) - np.square(inputs).mean(axis=1)))
-    if eps >= 0 and math.isfinite(eps) and len(rows) > 1 and site.fits(site.compute(eps=eps)):
-        words = f"epsilon is {eps:.3g} in place of {site.node.attr_float('eps'):.3g}"
+        squares = np.square(inputs).mean(axis=1)
+        eps = middle_of_exact(1.0 / np.square(ratio) - squares, squares)
+    own = site.node.attr_float("eps")
+    if eps is None or eps < 0 or not is_seen_twice(eps - own, squares):
+        return
+    if site.fits(site.compute(eps=eps)):
+        words = f"epsilon is {eps:.3g} in place of {own:.3g}"
         yield Alternative("norm-eps", words, with_attrs(site, eps=eps), SOLVED)
 
 

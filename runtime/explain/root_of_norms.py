@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -11,6 +10,7 @@ import numpy as np
 from aprgraph.graph.ops import Array
 from aprgraph.runtime.explain.alternative import SOLVED, Alternative, explains
 from aprgraph.runtime.explain.site import Site
+from aprgraph.runtime.explain.small_addends import is_seen_twice, middle_of_exact
 
 #: Numbers that agree to this, relative to their size, are said to be the same.
 _SAME = 1e-2
@@ -27,14 +27,11 @@ def epsilon_outside(site: Site) -> Iterator[Alternative]:
     plain = _outside(site, 0.0, site.operands) - _bias(site)
     with np.errstate(all="ignore"):
         ratio = ((site.recorded - _bias(site)) * plain).sum(axis=1) / np.square(plain).sum(axis=1)
-        found = float(np.median(root[:, 0, 0] * (1 / ratio - 1)))
-    if (
-        found > 0
-        and math.isfinite(found)
-        and len(root) > 1
-        and abs(found / own - 1) > _SAME
-        and site.fits(_outside(site, found, site.operands))
-    ):
+        roots = root[:, 0, 0]
+        found = middle_of_exact(roots * (1 / ratio - 1), roots)
+    if found is None or found <= 0 or abs(found / own - 1) <= _SAME or not is_seen_twice(found, roots):
+        return
+    if site.fits(_outside(site, found, site.operands)):
         words = f"{found:.3g} is added to the root, and not epsilon, {own:.3g}, under it"
         yield Alternative("norm-eps-place", words, partial(_outside, site, found), SOLVED)
 

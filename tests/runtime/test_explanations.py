@@ -114,6 +114,21 @@ def test_norms(words: str) -> None:
 
 
 @pytest.mark.contract("BLAME-EXPLAINED-1")
+def test_an_epsilon_that_most_positions_do_not_show() -> None:
+    """First tokens often have numbers a thousand times as large as others."""
+    x = X * np.where(np.arange(N) < 5, 1000.0, 5.0)[:, None]
+    root = np.sqrt(np.square(x).mean(axis=1, keepdims=True))
+    for words, divisor in (
+        ("epsilon is 0.003 in place of 1e-05", np.sqrt(root**2 + 3e-3)),
+        ("0.003 is added to the root, and not epsilon, 1e-05, under it", root + 3e-3),
+    ):
+        assert words_of(explain("rms_norm", [x, WEIGHT], x / divisor * WEIGHT)) == words
+    x[5] *= 200  # then one position shows it, and that may be whatever happened there
+    divisor = np.sqrt(np.square(x).mean(axis=1, keepdims=True) + 3e-3)
+    assert not words_of(explain("rms_norm", [x, WEIGHT], x / divisor * WEIGHT)).startswith("epsilon")
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-1")
 def test_layer_norms() -> None:
     bias = WEIGHT[::-1] - 1
     assert words_of(explain("layer_norm", [X, WEIGHT, bias], rms_norm() + bias)) == "the norm leaves the mean in"

@@ -17,6 +17,7 @@ from aprgraph.runtime.diff.dependencies import find_dependencies
 from aprgraph.runtime.diff.exchanged import with_exchanges
 from aprgraph.runtime.diff.flipped import set_aside
 from aprgraph.runtime.diff.graph_differences import graph_differences
+from aprgraph.runtime.diff.grown_noise import GROWS_IN, GrownNoise
 from aprgraph.runtime.diff.inputs import HELD_TO_INPUTS, InputsRule, gain_of
 from aprgraph.runtime.diff.measure import Measured, Measurer, held_to_its_own
 from aprgraph.runtime.diff.moved import in_other_places
@@ -137,6 +138,9 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     }
     if profile in HELD_TO_INPUTS:
         judged = InputsRule(dependencies, arithmetics, weights).hold(judged, limits)
+    elif profile == GROWS_IN:
+        judged, grown = GrownNoise((trace_a, trace_b), pairs, dependencies, limits).settle(judged)
+        notes += grown
     judged = set_aside(judged, pairs, dependencies, measurer)
     judged = OtherForms((trace_a, trace_b), pairs, dependencies, measurer).settle(judged)
     classes, first = classify({key: Finding(one.state, one.nmse, one.beyond_inputs) for key, one in judged.items()}, dependencies)

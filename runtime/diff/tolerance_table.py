@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from aprgraph.graph.stages import STAGES, StageKind
-from aprgraph.runtime.diff import inputs, tolerance_rules, tolerances, weight_noise
+from aprgraph.runtime.diff import grown_noise, inputs, tolerance_rules, tolerances, weight_noise
+from aprgraph.runtime.diff.grown_noise import GROWS_IN
 from aprgraph.runtime.diff.inputs import GAINS, HELD_TO_INPUTS, gain_of
 from aprgraph.runtime.diff.tolerance_rules import CROWDED_FROM
 from aprgraph.runtime.diff.tolerances import PROFILE_SUMMARIES, PROFILES, TABLE_VERSION
@@ -67,6 +68,7 @@ def markdown() -> str:
             kinds = ", ".join(kind.value for kind in table if table[kind] is tolerance)
             crowding = "" if tolerance.crowding is None else f"{tolerance.crowding:g}"
             lines.append(f"| {kinds} | {tolerance.limit:g} | {tolerance.own:g} | {crowding} | {tolerance.derivation} |")
+    lines += ["", f"## Noise that has grown: {GROWS_IN}", "", *_doc(grown_noise)]
     lines += ["", *_weights(), "", *_inputs(), "", "## Which stage is of which kind", "", "| kind | stages |", "|---|---|"]
     lines += [f"| {kind.value} | {', '.join(stage.name for stage in STAGES if stage.kind is kind)} |" for kind in StageKind]
     return "\n".join(lines) + "\n"

@@ -56,7 +56,8 @@ class Jamba(SelectiveSpace, Mixture):
     experts_said = number("expert_count", "num_experts", 0, least=0, most=1 << 16)
     experts: Reading[int] = Reading(lambda f: f.experts_said if f.experts_said > 1 else 0)
     chosen = same_in_all("expert_used_count", "num_experts_per_tok", given="experts_said")
-    #: By config.json, every how many layers one has experts, and which is the first. GGUF does not say it.
+    #: By config.json, every how many layers one has experts, and which is the first. GGUF does not say it, but tensors do.
+    form_numbers = ("expert_period", "expert_offset")
     expert_period = number("expert_layer_period", "expert_layer_period", 0, least=0)
     expert_offset = number("expert_layer_offset", "expert_layer_offset", 0, least=0)
 

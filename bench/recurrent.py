@@ -42,10 +42,21 @@ def ssm_scan(n: int) -> tuple[KernelRequest, list[object], tuple[int, ...], int]
     return what, [*rows, skip], (heads, state, size), heads * size
 
 
+def ssm_scan_with_rates(n: int) -> tuple[KernelRequest, list[object], tuple[int, ...], int]:
+    """Mamba 2.8B: 5,120 columns, each a head, a state of 16, hidden size 2560."""
+    heads, state = 5120, 16
+    skip, rates = weight("F32", heads), weight("F32", heads, state)
+    types = [f32("n", heads), *[f32("n", state)] * 2, *[f32("n", heads)] * 2, skip.type, rates.type]
+    step = np.abs(_random(n, heads))
+    rows = [_random(n, heads), _random(n, state), _random(n, state), -step, step]
+    return request("ssm_scan", types, groups=1), [*rows, skip, rates], (heads, state, 1), heads
+
+
 #: Each scan, with the (outputs, inputs) of its layer's projections.
 _LAYERS = {
     "delta_rule, Qwen3-Next": (delta_rule, ((12288 + 64, 2048), (2048, 4096))),
     "ssm_scan, Mamba 2 2.7B": (ssm_scan, ((10576, 2560), (2560, 5120))),
+    "ssm_scan, Mamba 2.8B": (ssm_scan_with_rates, ((10240, 2560), (192, 5120), (5120, 160), (2560, 5120))),
 }
 
 

@@ -138,8 +138,8 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     }
     if profile in HELD_TO_INPUTS:
         judged = InputsRule(dependencies, arithmetics, weights).hold(judged, limits)
-    elif profile == GROWS_IN:
-        judged, grown = GrownNoise((trace_a, trace_b), pairs, dependencies, limits).settle(judged)
+    if profile in GROWS_IN:
+        judged, grown = GrownNoise(profile, (trace_a, trace_b), pairs, dependencies, limits).settle(judged)
         notes += grown
     judged = set_aside(judged, pairs, dependencies, measurer)
     judged = OtherForms((trace_a, trace_b), pairs, dependencies, measurer).settle(judged)

@@ -1,18 +1,19 @@
-"""Float32 noise that has grown: a stage beyond its limit whose inputs, recorded on both sides, differ by enough to make it so.
+"""Noise that has grown: a stage beyond its limit whose inputs, recorded on both sides, differ by enough to make it so.
 
-The limits of float32 hold for models whose layers hardly change an error. A trained model has neurons that make a few numbers of a
-position a thousand times as large as all others, out of a product that may nearly cancel there: then two right runs part by a relative
-1e-4 at that position, which shows where a norm takes the large numbers away. (Measured: SmolLM2, ids 3 1 4 1 5 9 2 6 5 3, kernels
-for AVX2 and for AVX-512: layer 11 ffn_swigl turns an NMSE of 1e-11 at position 8 into 7e-9; at the logits it is 5e-9.)
+The limits hold for models whose layers hardly change an error. A trained model has neurons that make a few numbers of a position a
+thousand times as large as all others, out of a product that may nearly cancel there: then two right runs part by a relative 1e-4 at that
+position, which shows where a norm takes the large numbers away. (Measured: SmolLM2, ids 3 1 4 1 5 9 2 6 5 3, kernels for AVX2 and for
+AVX-512: layer 11 ffn_swigl turns an NMSE of 1e-11 at position 8 into 7e-9; at the logits it is 5e-9. Beside activations in 8 bits
+layer 12 attn_norm is 4e-2 apart.)
 
-So in ``same-graph-f32`` a stage is also within tolerance if all that it is computed from was measured, with no stage between, is within
+So a stage is also within tolerance if all that it is computed from was measured, with no stage between, is within
 tolerance itself, and explains it:
 
 - a norm, by computing the norm of both inputs, with the weights that one side's output shows: what is left is within ``own``;
 - a softmax, of which an error of a score is a relative error: NMSE at most 4 · (the largest error of a score)²;
 - other stages, by the gains of their operations, as in the profiles whose limits are wide (below).
 
-None beyond 1e-7, though: that is what inputs in float16 or TF32 cost.
+None beyond what the next coarser arithmetic costs, though: 1e-7 in float32, as inputs in float16 or TF32 do.
 """
 
 from __future__ import annotations
@@ -39,10 +40,9 @@ from aprgraph.runtime.trace.reader import Trace
 
 F64 = npt.NDArray[np.float64]
 
-#: The profile whose limits are so close that honest noise may grow beyond them.
-GROWS_IN = "same-graph-f32"
-#: The largest NMSE that is said to be grown noise: what inputs in float16 or TF32 cost.
-_MOST = 1e-7
+#: The profiles of which runs have the same weights, and the largest NMSE that is said to be grown noise in each: what the next coarser
+#: arithmetic costs, and half of all beside the coarsest.
+GROWS_IN = {"same-graph-f32": 1e-7, "same-graph-f16": 2e-2, "same-graph-bf16": 0.5, "cross-engine-q8act": 0.5}
 #: Positions from which on a weight and a bias of a channel are told apart.
 _POSITIONS = 3
 
@@ -50,8 +50,11 @@ _POSITIONS = 3
 class GrownNoise:
     """Takes what inputs explain out of what exceeds its limit."""
 
-    def __init__(self, traces: tuple[Trace, Trace], pairs: Sequence[Pair], dependencies: Dependencies, limits: Tolerances) -> None:
+    def __init__(
+        self, profile: str, traces: tuple[Trace, Trace], pairs: Sequence[Pair], dependencies: Dependencies, limits: Tolerances
+    ) -> None:
         self._traces, self._dependencies, self._limits = traces, dependencies, limits
+        self._profile, self._most = profile, GROWS_IN[profile]
         self._pairs = {pair.key: pair for pair in pairs}
         self._key_of = {value: key for key, value in dependencies.value_of.items()}
 
@@ -64,11 +67,11 @@ class GrownNoise:
         for value in self._dependencies.operands:
             key = self._key_of.get(value)
             one = None if key is None else settled.get(key)
-            if key is None or one is None or one.state is not State.EXCEEDS:
+            if key is None or one is None or one.state is not State.EXCEEDS or one.beyond_inputs:
                 continue
             limit = self._limit_by_inputs(key, settled)
             if limit is not None and isinstance(one.metrics, TensorMetrics):
-                limit = min(limit, _MOST)
+                limit = min(limit, self._most)
                 if limit > one.limit and exceeds(one.metrics, limit, self._limits.find(key.stage)) is None:
                     grown.append(key)
                     settled[key] = replace(one, state=State.NOISE, limit=limit, reason=None)
@@ -85,7 +88,7 @@ class GrownNoise:
         kind, gain = kind_of(key.stage), gain_of(key.stage)
         own = self._limits.find(key.stage).own
         if kind is StageKind.NORM:
-            return _MOST if len(sources) == 1 and self._is_norm_of(key, sources[0], own) else None
+            return self._most if len(sources) == 1 and self._is_norm_of(key, sources[0], own) else None
         if kind is StageKind.SOFTMAX:
             largest = max((one.max_abs or 0.0 for one in errors), default=0.0)
             return 4 * largest**2
@@ -135,11 +138,11 @@ class GrownNoise:
         largest = max(grown, key=lambda key: measured[key].nmse or 0.0)
         nmse, limit = measured[largest].nmse, measured[largest].limit
         if len(grown) == 1:
-            many = f"{grown[0].label} differs by more than float32 usually does (NMSE {nmse:.1e}, limit {limit:.0e}), and"
+            many = f"{grown[0].label} differs by more than is usual in {self._profile} (NMSE {nmse:.1e}, limit {limit:.2g}), and"
         else:
             many = (
-                f"{len(grown)} tensors differ, from {grown[0].label} on, by more than float32 usually does (NMSE {nmse:.1e} at "
-                f"{largest.label}, limit {limit:.0e}), each"
+                f"{len(grown)} tensors differ, from {grown[0].label} on, by more than is usual in {self._profile} (NMSE {nmse:.1e} at "
+                f"{largest.label}, limit {limit:.2g}), each"
             )
         return Caveat(
             f"{many} by no more than what it reads makes it: noise that has grown; a replay of the model looks at each stage by itself"

@@ -68,7 +68,8 @@ def markdown() -> str:
             kinds = ", ".join(kind.value for kind in table if table[kind] is tolerance)
             crowding = "" if tolerance.crowding is None else f"{tolerance.crowding:g}"
             lines.append(f"| {kinds} | {tolerance.limit:g} | {tolerance.own:g} | {crowding} | {tolerance.derivation} |")
-    lines += ["", f"## Noise that has grown: {GROWS_IN}", "", *_doc(grown_noise)]
+    lines += ["", f"## Noise that has grown: {', '.join(GROWS_IN)}", "", *_doc(grown_noise)]
+    lines += ["", "| profile | largest NMSE |", "|---|---|", *(f"| {profile} | {most:g} |" for profile, most in GROWS_IN.items())]
     lines += ["", *_weights(), "", *_inputs(), "", "## Which stage is of which kind", "", "| kind | stages |", "|---|---|"]
     lines += [f"| {kind.value} | {', '.join(stage.name for stage in STAGES if stage.kind is kind)} |" for kind in StageKind]
     return "\n".join(lines) + "\n"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from aprgraph.runtime.diff import DiffReport, diff
-from aprgraph.runtime.diff.grown_noise import GROWS_IN
 from tests.support.traces import Tensor, write_trace
 
 N, WIDE = 10, 64
@@ -42,8 +41,8 @@ def side(at: float, norm: Callable[[Tensor], Tensor] = rms_norm) -> dict[tuple[i
 
 
 def compared(tmp_path: Path, a: dict[tuple[int | None, str], Tensor], b: dict[tuple[int | None, str], Tensor]) -> DiffReport:
-    forward = diff(write_trace(tmp_path / "a", a), write_trace(tmp_path / "b", b), profile=GROWS_IN)
-    back = diff(tmp_path / "b", tmp_path / "a", profile=GROWS_IN)
+    forward = diff(write_trace(tmp_path / "a", a), write_trace(tmp_path / "b", b), profile="same-graph-f32")
+    back = diff(tmp_path / "b", tmp_path / "a", profile="same-graph-f32")
     assert [row.classification for row in forward.rows] == [row.classification for row in back.rows]
     return forward
 
@@ -57,7 +56,7 @@ def test_what_a_norm_shows_of_its_input_is_no_divergence(tmp_path: Path, norm: C
     assert (product.error or 0.0) > 3e-10
     assert report.exit_code == 0, report.verdict
     (note,) = [str(note) for note in report.notes if "noise that has grown" in str(note)]
-    assert note.startswith("2 tensors differ, from layer 1 attn_norm on, by more than float32 usually does (NMSE ")
+    assert note.startswith("2 tensors differ, from layer 1 attn_norm on, by more than is usual in same-graph-f32 (NMSE ")
 
 
 @pytest.mark.contract("DIFF-GROWN-1")

@@ -38,6 +38,8 @@ class Products(Protocol):
 #: A tile of decoded rows should stay in the second-level cache beside the rows of x that pass by it: the more rows there are, the less
 #: often rows of x come from the last cache. But there are to be enough tiles for many threads.
 _TILE_BYTES, _MOST_GROUPS, _LEAST_TILES = 288 * 1024, 16, 48
+#: Where whole rows of x stay in the second-level cache, a tile should stay in the first-level one.
+_SMALL_TILE_BYTES, _FEWEST_GROUPS = 28 * 1024, 2
 #: So many columns of a tile are decoded at once, and stay in the first-level cache while rows of x pass by.
 _PART = 1024
 #: Rows of x that pass by all tiles, again and again, should stay in the second-level cache too; of long ones it is their parts, beside the
@@ -133,7 +135,10 @@ class Tiles:
         if self.weight.format.in_columns:
             return -(-_LINE_BYTES // (rows * self.weight.format.block_bytes))
         columns = self.weight.columns // (self.parts if self._decodes_parts and not self.is_whole else 1)
-        most = min(_TILE_BYTES // (rows * columns * 4), self.weight.rows // (rows * _LEAST_TILES), _MOST_GROUPS)
+        of_bytes = max(_FEWEST_GROUPS, _SMALL_TILE_BYTES // (rows * columns * 4))
+        if self.parts > 1 or self.is_whole:
+            of_bytes = _TILE_BYTES // (rows * columns * 4)
+        most = min(of_bytes, self.weight.rows // (rows * _LEAST_TILES), _MOST_GROUPS)
         # Few rows of x take up to twice as many rows of the weight at once.
         return max(1, most // 2 * 2)
 

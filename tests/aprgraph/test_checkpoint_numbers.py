@@ -15,7 +15,6 @@ import aprgraph
 from tests.support.checkpoints import NAMES, gguf_of, write_checkpoint
 from tests.support.golden import GoldenModel, golden_models, nmse, whole_by_reference_ops_by_others
 
-TOLERANCE = 1e-11
 #: The stages whose rows are q's, k's, or q's, k's and v's.
 _ROTATED = {"qkv_matmul": "qkv", "qkv_bias": "qkv", "q_post_rope": "q", "k_post_rope": "k"}
 
@@ -67,7 +66,7 @@ def test_every_stage_of_a_checkpoint(name: str, target: str, tmp_path: Path) -> 
         actual = trace.load(entry)
         assert actual.shape == wanted.shape, entry.label
         error = nmse(actual, wanted)
-        assert error <= TOLERANCE, f"{entry.label}: NMSE {error:.1e}"
+        assert error <= expected.tolerance, f"{entry.label}: NMSE {error:.1e}"
     assert trace.info is not None
     assert trace.info.model["file"] == "Hugging Face checkpoint"
     neighbours = name.startswith(("glm4-", "chatglm", "command-r", "cohere2", "ernie4", "deepseek2", "deepseek3", "llama4"))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.families.encoder import read_activation
+from aprgraph.graph.families.fused_heads import FusedByHead
 from aprgraph.graph.families.numbers import Reading, number, per_layer, real
 from aprgraph.graph.families.parallel import ParallelBlock
 from aprgraph.graph.families.ungated import UngatedNetwork
@@ -26,7 +26,7 @@ _KV_HEADS = "num_kv_heads"
 _TWO = 2
 
 
-class Falcon(ParallelBlock, UngatedNetwork):
+class Falcon(FusedByHead, ParallelBlock, UngatedNetwork):
     """Falcon 7B, 40B and 180B, Falcon 2 11B (arXiv:2311.16867): attention and network side by side behind one LayerNorm, or each behind
     one of its own, q, k and v as one tensor.
 
@@ -71,12 +71,6 @@ class Falcon(ParallelBlock, UngatedNetwork):
         if is_grouped or made.get("parallel_attn") is True:
             made.pop("parallel_attn", None)
         return made
-
-    @classmethod
-    def conversions(cls, slot: str, config: Mapping[str, Any], what: Literal["weight", "bias"] = "weight") -> Mapping[str, Conversion]:
-        """GGUF has the rows of q of all heads, then those of k and of v."""
-        order = cls.column_order(slot, config)
-        return super().conversions(slot, config, what) if order is None else {slot: Conversion(rows=order)}
 
     @classmethod
     def column_order(cls, stage: str, config: Mapping[str, Any]) -> Indices | None:

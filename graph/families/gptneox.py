@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.families.decoder import Decoder
 from aprgraph.graph.families.encoder import read_activation
+from aprgraph.graph.families.fused_heads import FusedByHead
 from aprgraph.graph.families.numbers import Reading, flag, real
 from aprgraph.graph.families.parallel import ParallelBlock
 from aprgraph.graph.families.ungated import UngatedNetwork
@@ -24,7 +24,7 @@ _SHARE = 0.25
 _RENAMED = {"rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"}
 
 
-class GptNeoX(ParallelBlock, UngatedNetwork):
+class GptNeoX(FusedByHead, ParallelBlock, UngatedNetwork):
     """GPT-NeoX 20B, Pythia (arXiv:2204.06745): attention and network side by side, each behind a LayerNorm of its own, RoPE in a
     part of each head, biases everywhere.
 
@@ -55,12 +55,6 @@ class GptNeoX(ParallelBlock, UngatedNetwork):
         if not isinstance(made.get("rope_parameters"), dict) or "partial_rotary_factor" not in made["rope_parameters"]:
             made.setdefault("partial_rotary_factor", _SHARE)
         return made
-
-    @classmethod
-    def conversions(cls, slot: str, config: Mapping[str, Any], what: Literal["weight", "bias"] = "weight") -> Mapping[str, Conversion]:
-        """GGUF has the rows of q of all heads, then those of k and of v."""
-        order = cls.column_order(slot, config)
-        return super().conversions(slot, config, what) if order is None else {slot: Conversion(rows=order)}
 
     @classmethod
     def column_order(cls, stage: str, config: Mapping[str, Any]) -> Indices | None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from aprgraph.graph.families.conversion import Conversion
 from aprgraph.graph.families.encoder import read_activation
+from aprgraph.graph.families.fused_heads import FusedByHead
 from aprgraph.graph.families.gpt2 import Gpt2
 from aprgraph.graph.families.numbers import Reading
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _MORE = {"gelu_fast": "gelu"}
 
 
-class StarCoder(Gpt2):
+class StarCoder(FusedByHead, Gpt2):
     """StarCoder 1, SantaCoder (arXiv:2305.06161): GPT-2 with one head of k and of v for all of q.
 
     A checkpoint may have as many as of q, those of each head side by side. Its matrices have the rows of the product.
@@ -38,12 +38,6 @@ class StarCoder(Gpt2):
         """With the number of KV heads, which the class makes anew."""
         made = {name: value for name, value in fields.items() if name not in ("multi_query", "num_key_value_heads")}
         return {**made, "num_key_value_heads": 1} if fields.get("multi_query", True) else made
-
-    @classmethod
-    def conversions(cls, slot: str, config: Mapping[str, Any], what: Literal["weight", "bias"] = "weight") -> Mapping[str, Conversion]:
-        """GGUF has the rows of q of all heads, then those of k and of v."""
-        order = cls.column_order(slot, config)
-        return super().conversions(slot, config, what) if order is None else {slot: Conversion(rows=order)}
 
     @classmethod
     def column_order(cls, stage: str, config: Mapping[str, Any]) -> Indices | None:

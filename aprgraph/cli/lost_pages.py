@@ -61,7 +61,8 @@ def lost_pages_are_errors() -> Iterator[None]:
 
 def describe(address: int) -> str | None:
     """What became of the file that is mapped at ``address``; None where none is."""
-    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+    # Of the line ends that Python knows the system writes a name's "\\n" otherwise, and its "\\r" as it is.
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape", newline="\n") as file:
         for line in file:
             extent, _, start, _, _, *name = line.rstrip("\n").split(maxsplit=5)
             first, end = (int(part, 16) for part in extent.split("-"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aprgraph.cli.lost_pages import describe
@@ -51,3 +53,13 @@ with lost_pages_are_errors():
     result = run_python(code, cwd=tmp_path)
     assert (result.code, result.out, result.err) == (-signal.SIGBUS, "", "")
     assert describe(0) is None
+
+
+def test_a_name_may_hold_what_ends_lines(tmp_path: Path) -> None:
+    """The system writes a line feed in a name otherwise, and a carriage return as it is."""
+    path = tmp_path / "two\r lines\n"
+    path.write_bytes(bytes(100))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        address = np.frombuffer(mapped, np.uint8).ctypes.data
+        assert describe(0) is None
+        assert "two\\r lines" in (describe(address + 50) or "")

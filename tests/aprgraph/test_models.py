@@ -11,7 +11,7 @@ import pytest
 from aprgraph.cli import tables
 from aprgraph.graph.block_formats import BLOCK_FORMATS
 from aprgraph.graph.families import FAMILIES
-from tests.support.cli import fails, run_cli
+from tests.support.cli import fails, run_cli, run_process
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 
@@ -61,7 +61,8 @@ def test_a_family_that_is_not_there() -> None:
     )
 
 
-def test_the_page_is_as_the_declarations_are() -> None:
-    assert run_cli("models", "--markdown").out == PAGE.read_text(encoding="utf-8"), (
-        "make it again: aprgraph models --markdown > docs/models.md"
-    )
+def test_the_page_is_as_the_declarations_are(tmp_path: Path) -> None:
+    """In a process that has no family of another test."""
+    made = run_process("models", "--markdown", cwd=tmp_path)
+    assert (made.code, made.err) == (0, "")
+    assert made.out == PAGE.read_text(encoding="utf-8"), "make it again: aprgraph models --markdown > docs/models.md"

@@ -98,16 +98,15 @@ def _claimed(place: str, suffix: str, make: Callable[[str], None]) -> Iterator[s
         note(path)
         try:
             make(path)
-            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            descriptor = _locked(path)
         except FileExistsError:
-            forget(path)
-            continue
+            descriptor = None
         except BaseException:
+            remove(path)
             forget(path)
             raise
-        if _lock(path, descriptor):
+        if descriptor is not None:
             break
-        os.close(descriptor)
         forget(path)
     try:
         yield path
@@ -117,15 +116,22 @@ def _claimed(place: str, suffix: str, make: Callable[[str], None]) -> Iterator[s
         os.close(descriptor)
 
 
-def _lock(path: str, descriptor: int) -> bool:
-    """Whether ``path`` is ours now: before it was locked, another process may have taken it for a leftover."""
+def _locked(path: str) -> int | None:
+    """A descriptor of ``path`` with its lock; None if another process took it for a leftover before it was locked. Raises OSError."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+        if os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False)):
+            return descriptor
     except (BlockingIOError, FileNotFoundError):
-        return False
+        pass
     except OSError:  # no locks here
-        return True
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _beside(place: str, ending: str) -> str:

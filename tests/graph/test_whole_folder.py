@@ -6,7 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -116,6 +119,29 @@ def test_leftovers_go_once_their_process_is_dead_and_not_before(tmp_path: Path) 
     writer.communicate()
     assert write_both() == [".place.of.mine"]
     assert files_under(tmp_path) == {".place.of.mine": b"", "page": b"new", "place/file": b"new"}
+
+
+@pytest.mark.parametrize(("new", "made_by"), [(new_file, "close"), (new_folder, "mkdir")])
+def test_a_name_that_is_taken_for_a_leftover_before_it_is_locked_is_given_up_for_another(
+    new: Callable[[str], AbstractContextManager[str]], made_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process that begins at the same place sees what has no lock yet."""
+    place, make, removed = str(tmp_path / "place"), getattr(os, made_by), []
+
+    def make_and_lose(*arguments: Any) -> None:
+        make(*arguments)
+        if not removed:
+            removed.extend(tmp_path.iterdir())
+            monkeypatch.undo()
+            remove_leftovers(place)
+            assert list(tmp_path.iterdir()) == []
+
+    monkeypatch.setattr(os, made_by, make_and_lose)
+    with new(place) as path:
+        assert Path(path).exists()
+        assert removed != [Path(path)]
+        assert len(removed) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_temporary_names_are_taken_once(tmp_path: Path) -> None:

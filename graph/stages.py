@@ -66,10 +66,11 @@ class Stage:
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
     #: What a model must have to have it: multi-head latent attention, recurrent layers, selective state spaces, gated short convolutions,
-    #: experts whose inputs are weighed, embeddings for each layer, a dense network beside the experts of a layer, a hidden state of several
-    #: streams, or a second residual connection.
+    #: a gate of what attention gives, experts whose inputs are weighed, embeddings for each layer, a dense network beside the experts of a
+    #: layer, a hidden state of several streams, or a second residual connection.
     only_with: (
-        Literal["latent", "recurrent", "selective", "convolution", "weighed inputs", "per_layer", "beside", "streams", "laurel"] | None
+        Literal["latent", "recurrent", "selective", "convolution", "gated", "weighed inputs", "per_layer", "beside", "streams", "laurel"]
+        | None
     ) = None
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
     recalls: tuple[str, ...] = ()
@@ -109,6 +110,7 @@ _LATENT: Final = "latent"
 _RECURRENT: Final = "recurrent"
 _SELECTIVE: Final = "selective"
 _CONVOLUTION: Final = "convolution"
+_GATED: Final = "gated"
 _WEIGHED: Final = "weighed inputs"
 _PER_LAYER: Final = "per_layer"
 _BESIDE: Final = "beside"
@@ -199,7 +201,7 @@ STAGES: list[Stage] = [
     Stage("qkv_matmul", ("n", "(H+2K)*D"), _K.MATMUL,
           "q, k, v projections side by side, before the bias; those of them that the layer has", ("attn_norm",)),
     Stage("attn_gate", ("n", "H*D"), _K.MATMUL, "the gate of the attention output, before its sigmoid",
-          ("attn_norm",), addition=True, optional=True, only_with=_RECURRENT),
+          ("attn_norm",), addition=True, optional=True, only_with=_GATED),
     Stage("qkv_bias", ("n", "(H+2K)*D"), _K.ELEMENTWISE, "after the bias, where the model has one",
           ("qkv_matmul",), optional=True, is_sum=True),
     Stage("q_norm", ("n", "H*D"), _K.NORM, "q after its norm",
@@ -238,7 +240,7 @@ STAGES: list[Stage] = [
     Stage("attention", ("n", "H*D"), _K.MATMUL, "softmax · v, before the output projection",
           ("attn_softmax", "v_norm", "kv_b", "attn_latent"), recalls=("v_norm", "kv_b"), quantisable=False),
     Stage("attn_gated", ("n", "H*D"), _K.ELEMENTWISE, "the attention output times the sigmoid of its gate",
-          ("attention", "attn_gate"), addition=True, optional=True, only_with=_RECURRENT),
+          ("attention", "attn_gate"), addition=True, optional=True, only_with=_GATED),
     Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection",
           ("attention", "attn_gated", "delta_gated", "conv_gated", "ssm_norm")),
     Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",

@@ -113,13 +113,16 @@ class Decoder(Pooled):
 
     def attention(self, g: GraphBuilder, x: str, layer: int) -> str:
         """Grouped-query attention (arXiv:2305.13245), with the layer's window."""
+        return g.linear("attn_out", self.attend(g, x, layer), self.hidden)
+
+    def attend(self, g: GraphBuilder, x: str, layer: int) -> str:
+        """What the output projection of attention reads: the heads side by side."""
         q, k, v = self.project(g, x, layer)
         q, k = self.apply_rope(g, q, layer), self.apply_rope(g, k, layer)
-        mixed = g.attend(
+        return g.attend(
             q, k, v, scale=self.scale, window=self.windows[layer], causal=self.causal, chunked=self.has_chunks(),
             symmetric=self.symmetric_windows and not self.causal, **self.attention_extras(g),
         )  # fmt: skip
-        return g.linear("attn_out", mixed, self.hidden)
 
     def attention_extras(self, g: GraphBuilder) -> Mapping[str, Any]:
         """More arguments for ``GraphBuilder.attend``, such as a soft cap."""

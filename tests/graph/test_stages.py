@@ -25,10 +25,11 @@ ORDER = [
 LATENT = {"q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_latent"}
 RECURRENT = {
     "conv_in", "delta_gate", "delta_beta", "conv_out", "conv_silu", "delta_q", "delta_k", "delta_decay", "delta_rule", "delta_gated",
-    "attn_gate", "attn_gated", "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "ssm_gated",
+    "ssm_gate", "ssm_step", "ssm_scan", "ssm_norm", "ssm_gated",
     "ssm_out",
 }  # fmt: skip
 SELECTIVE = {"ssm_dt_b_c", "ssm_dt_norm", "ssm_b_norm", "ssm_c_norm"}
+GATED = {"attn_gate", "attn_gated"}
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 POOLED = ["pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed"]
 PER_LAYER = {"per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm"}
@@ -38,7 +39,7 @@ STREAMS = {
     "altup_correct_norm", "altup_correct_router", "altup_correct_coefs", "altup_corrected", "altup_scaled", "altup_out", "altup_merged",
 }  # fmt: skip
 LAUREL = {"laurel_left", "laurel_right", "laurel_norm", "laurel_out", "laurel_residual"}
-ADDITIONS = LATENT | RECURRENT | SELECTIVE | CONVOLUTION | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
+ADDITIONS = LATENT | RECURRENT | SELECTIVE | CONVOLUTION | GATED | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
     "v_norm", "layer_out", "embedding_norm", "layer_out_norm", "ffn_gate_sparse",
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_in", "moe_expert_gate",
     "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "lm_head_raw",
@@ -131,6 +132,7 @@ def test_what_holds_of_single_stages() -> None:
         *RECURRENT,
         *SELECTIVE,
         *CONVOLUTION,
+        *GATED,
         *PER_LAYER,
         *BESIDE,
     }

@@ -70,7 +70,7 @@ _RECURRENT = ("short_conv", "delta_rule", "l2_norm", "ssm_scan")
 _STREAMS = ("altup_predict", "altup_correct", "stream_add", "stream_mean")
 _OFF: tuple[object, ...] = (0, False)
 #: Families whose routers llama.cpp reads from the file.
-_FREE_ROUTERS = ("glm4moe", "deepseek2", "dots1", "nemotron_h_moe", "bailingmoe2")
+_FREE_ROUTERS = ("glm4moe", "deepseek2", "dots1", "nemotron_h_moe", "bailingmoe2", "afmoe")
 _NOT_READ = "llama.cpp does not read it in this family"
 
 #: Families without RoPE, whose files may say how much of a head it turns.
@@ -135,6 +135,7 @@ _READ = (
     ModelKey("final_logit_softcapping", "the cap of logits", ("soft_cap",), neutral=_OFF, has_default=True,
              llama_cpp_of={"gemma3n": (f"{_NOT_READ}, and takes 30", 30.0)}),
     ModelKey("embedding_scale", "what embeddings are multiplied by", ("embed",), neutral=(0, 1)),
+    ModelKey("mup_enabled", "whether embeddings are multiplied by the root of the hidden size (config.json)", ("embed",), neutral=(False,)),
     ModelKey("residual_scale", "what is added to the residual stream is multiplied by", ("scale",), neutral=(0, 1)),
     ModelKey("attention.clamp_kqv", "the bounds of q, k and v", ("clamp",), neutral=_OFF),
     ModelKey("logit_scale", "what logits are multiplied by, or divided by (granite)", ("scale",), neutral=(0, 1)),

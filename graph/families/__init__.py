@@ -1,5 +1,6 @@
 """Model families, one file each; ``FAMILIES`` is the table of those that are known."""
 
+from aprgraph.graph.families.afmoe import Afmoe
 from aprgraph.graph.families.apertus import Apertus
 from aprgraph.graph.families.arcee import Arcee
 from aprgraph.graph.families.baichuan import Baichuan
@@ -83,6 +84,7 @@ for _family in (
     Falcon, MiniCpm3, Olmo, Baichuan, StarCoder, Dbrx,
     Mamba,
     Jamba,
+    Afmoe,
 ):  # fmt: skip
     register(_family)
 

@@ -54,6 +54,7 @@ LLAMA_CPP_TOLERANCES = {
             "granitemoe-f32",
             "minimax-m2-f32",
             "dots1-f32",
+            "afmoe-f32",
             "chatglm-f32",
             "qwen3vl-f32",
             "qwen3vlmoe-f32",

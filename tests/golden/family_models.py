@@ -282,6 +282,11 @@ MODELS = {
         "first_k_dense_replace": 1, "n_routed_experts": 6, "n_shared_experts": 2, "num_experts_per_tok": 2, "norm_topk_prob": True,
         "routed_scaling_factor": 2.5, "sliding_window": None, "rope_parameters": _ROPE,
     }),
+    # A dense layer first, and a bias that changes which experts are chosen; the fourth layer sees everything, without RoPE.
+    "afmoe-f32": FamilyModel("afmoe", "Afmoe", _SMALL | {
+        "head_dim": 8, "moe_intermediate_size": 10, "num_dense_layers": 1, "num_experts": 6, "num_experts_per_tok": 2,
+        "num_shared_experts": 2, "route_scale": 1.5, "sliding_window": 4, "mup_enabled": True, "rope_parameters": _ROPE,
+    }),
     "chatglm-f32": FamilyModel("chatglm", "Glm", _SIZES | {
         "hidden_size": 32, "intermediate_size": 28, "head_dim": 8, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},
     }),
@@ -629,6 +634,7 @@ def _deviation(spec: FamilyModel, name: str) -> float:
         "router.proj.weight": 2.0,
         "gate.wg.weight": 2.0,
         "router.layer.weight": 2.0,
+        "router.gate.weight": 2.0,
         "act_fn.alpha_p": 0.5,
         "act_fn.alpha_n": 0.5,
         "experts.gate_up_proj": 3.0,

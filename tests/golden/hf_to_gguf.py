@@ -259,6 +259,13 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_ROPE_BASE, **_EXPERTS, "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID),
         "expert_weights_norm": "norm_topk_prob",
     },
+    "afmoe": {
+        **_HEAD_SIZE, **_ROPE_BASE, "rope.dimension_count": "head_dim", "expert_count": "num_experts",
+        "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
+        "expert_shared_count": "num_shared_experts", "leading_dense_block_count": "num_dense_layers",
+        "expert_weights_scale": "route_scale", "expert_weights_norm": lambda _: True,
+        "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID), "attention.sliding_window": "sliding_window",
+    },
     "glm": {**_ROPE_BASE, "rope.dimension_count": _rope_dims},
     "glm4": {
         **_HEAD_SIZE, **_ROPE_BASE,

@@ -44,6 +44,7 @@ _NORMS_OF = {
     "gemma-embedding": _BOTH_SIDES,
     "glm4": _NORMS | {"attn_post_norm": "post_self_attn_layernorm", "ffn_post_norm": "post_mlp_layernorm"},
     "olmo2": _BEHIND,
+    "afmoe": _BOTH_SIDES | {"ffn_norm": "pre_mlp_layernorm", "ffn_post_norm": "post_mlp_layernorm"},
     "apertus": {"attn_norm": "attention_layernorm", "ffn_norm": "feedforward_layernorm"},
     "phi2": _ONE,
     "lfm2": _LFM,
@@ -144,8 +145,8 @@ class Recorder:
 
             return turn
 
-        def recorded_attention(module: Any, query: Any, key: Any, value: Any, mask: Any, scaling: float, **kwargs: Any) -> Any:
-            mask = torch.zeros(()) if mask is None else mask if causal else torch.zeros_like(mask)
+        def recorded_attention(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, scaling: float, **kwargs: Any) -> Any:
+            mask = torch.zeros(()) if attention_mask is None else attention_mask if causal else torch.zeros_like(attention_mask)
             if self.loaded.architecture in ("stablelm", "phi2"):
                 self._turned(query, key, partial=False)
             if self.loaded.architecture in _TURN_APART:
@@ -226,9 +227,11 @@ class Recorder:
         return heads.reshape(n, count * size)
 
     def _is_gated(self, attention: Any) -> bool:
-        """Whether q comes with a gate of what attention gives."""
+        """Whether attention has a gate of what it gives: a projection of its own, or one that comes with q."""
         if getattr(attention, "q_proj", None) is None or not hasattr(attention, "o_proj"):
             return False
+        if hasattr(attention, "gate_proj"):
+            return True
         return bool(attention.q_proj.out_features == 2 * attention.o_proj.in_features)
 
     def _hook_attention(self, index: int, layer: Any) -> None:
@@ -264,13 +267,15 @@ class Recorder:
             hook_latent_attention(attention, index, self.stages, self._put, absorbed=self.loaded.absorbed)
         else:
             self._hook_projections(index, attention)
+        if hasattr(attention, "gate_proj"):
+            self._after(attention.gate_proj, index, "attn_gate")
         output = _first(attention, "o_proj", "dense", "c_proj", "out_proj")
         self._before(output, index, "attn_gated" if self._is_gated(attention) else "attention")
         factor = getattr(attention.config, "attention_out_multiplier", 1.0) if self.loaded.architecture == "falcon-h1" else 1.0
         output.register_forward_hook(lambda _module, _args, given: self._put(index, "attn_out", factor * _rows(given)))
 
     def _hook_projections(self, index: int, attention: Any) -> None:
-        is_gated = self._is_gated(attention)
+        is_gated = self._is_gated(attention) and not hasattr(attention, "gate_proj")
 
         def projections(_module: Any, args: Any, kwargs: Any) -> None:
             x = (args[0] if args else kwargs["hidden_states"])[0]

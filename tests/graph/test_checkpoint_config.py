@@ -14,6 +14,7 @@ import pytest
 
 from aprgraph.graph.errors import AprgraphError, ModelError, UnsupportedModelError
 from aprgraph.graph.families import Decoder, open_family
+from aprgraph.graph.families.afmoe import Afmoe
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.dbrx import Dbrx
 from aprgraph.graph.families.falcon import Falcon
@@ -24,6 +25,7 @@ from aprgraph.graph.families.minicpm3 import MiniCpm3
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
 from aprgraph.graph.families.olmo import Olmo
 from aprgraph.graph.families.starcoder import StarCoder
+from aprgraph.graph.ir import Graph
 from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.sources.checkpoint.config import ConfigMetadata
@@ -869,6 +871,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "NVIDIA-Nemotron-Nano-9B-v2": ("nemotron_h", 128, 1e4, (0,) * 6, ""),
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": ("nemotron_h_moe", 128, 1e4, (0,) * 6, ""),
     "AI21-Jamba-1.5-Mini": ("jamba", 128, 1e4, (0,) * 6, ""),
+    "Trinity-Mini": ("afmoe", 128, 1e4, (2048,) * 3 + (0,) + (2048,) * 2, ""),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
@@ -1002,6 +1005,38 @@ def test_the_objects_in_dbrxs_config(tmp_path: Path) -> None:
     ):
         with pytest.raises((ModelError, UnsupportedModelError), match=message):
             read(ffn_config=network | fields)
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_kinds_of_layers_and_scale_of_the_embedding_of_afmoe(tmp_path: Path) -> None:
+    """Layers without a window have no RoPE, those of a window that no layer has among them; null stands for no scale."""
+    folder = write_checkpoint("afmoe-f32", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+
+    def read(**fields: object) -> tuple[Afmoe, Graph]:
+        (folder / "config.json").write_text(json.dumps(config | fields))
+        model = load_model(folder)
+        assert isinstance(model.family, Afmoe)
+        return model.family, build_graph(model)
+
+    def turned(graph: Graph) -> list[bool]:
+        return [f"layer{layer}.q_post_rope" in graph for layer in range(4)]
+
+    family, graph = read()
+    assert (family.windows, family.dense_layers, family.shared_ffn, family.expert_scale) == ((4, 4, 4, 0), 1, 20, 1.5)
+    assert (turned(graph), graph["layer0.embedding"].attrs["scale"]) == ([True, True, True, False], math.sqrt(24))
+    family, graph = read(layer_types=None, global_attn_every_n_layers=2, mup_enabled=None)
+    assert (family.windows, turned(graph), graph["layer0.embedding"].attrs["scale"]) == ((4, 0, 4, 0), [True, False, True, False], 1.0)
+    family, graph = read(layer_types=["full_attention"] * 4)
+    assert (family.windows, turned(graph)) == ((0,) * 4, [False] * 4)
+    for fields, message in (
+        ({"sliding_window": None}, "sliding_window is null, which the class of transformers .afmoe. refuses"),
+        ({"sliding_window": 0}, "sliding_window is 0, which the class of transformers .afmoe. takes as it is"),
+        ({"route_norm": False}, "route_norm is False; supported for afmoe is true"),
+        ({"score_func": "softmax"}, "score_func is 'softmax'; supported for afmoe is 'sigmoid'"),
+    ):
+        with pytest.raises((ModelError, UnsupportedModelError), match=message):
+            read(**fields)
 
 
 @pytest.mark.contract("FILE-HF-3")

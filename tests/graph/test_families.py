@@ -204,6 +204,10 @@ LAYER["dots1"] = [
     "attn_norm", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:], "post_attn_residual", *DENSE, EXPERTS[0],
     "moe_router_scores", *EXPERTS[1:], "post_ffn_residual",
 ]  # fmt: skip
+LAYER["afmoe"] = [
+    "attn_norm", "attn_gate", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:-1], "attn_gated", ATTENTION[-1],
+    "attn_post_norm", "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:], "ffn_post_norm", "post_ffn_residual",
+]  # fmt: skip
 LAYER["minicpm"] = LAYER["internlm2"] = LAYER["llama"]
 LAYER["bailingmoe2"] = LAYER["dots1"]
 LAYER["deepseek"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"]
@@ -226,6 +230,7 @@ FIRST_LAYER: dict[str, list[str]] = {
     "modern-bert": ["embedding_norm", *LAYER["modern-bert"][1:]],
     "dots1": DENSE_DOTS,
     "bailingmoe2": DENSE_DOTS,
+    "afmoe": [stage for stage in LAYER["afmoe"] if not stage.startswith("moe_")],
     "deepseek": LAYER["llama"],
     "gemma3n": [
         "altup_embedding",
@@ -440,19 +445,34 @@ def test_mistral3_scales_queries_by_their_position_from_the_original_context_on(
     assert not built(path, mistral3__attention__temperature_scale=0.0).with_op("query_temperature")
 
 
-@pytest.mark.parametrize(("family", "turned"), [("smollm3", [0, 1, 2, 4]), ("cohere2", [0, 1, 2, 4]), ("exaone4", [0, 1, 2, 4])])
-def test_layers_without_rope(family: str, turned: list[int], tiny_model: Tiny) -> None:
+@pytest.mark.parametrize("family", ["smollm3", "cohere2", "exaone4", "afmoe"])
+def test_layers_without_rope(family: str, tiny_model: Tiny) -> None:
     graph = built(tiny_model(family=family, layers=5))
-    assert [layer for layer in range(5) if f"layer{layer}.q_post_rope" in graph] == turned
+    assert [layer for layer in range(5) if f"layer{layer}.q_post_rope" in graph] == [0, 1, 2, 4]
     windows = [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(5)]
     assert windows == ([0] * 5 if family == "smollm3" else [5, 5, 5, 0, 5])
-    assert [f"layer{layer}.q_norm" in graph for layer in range(5)] == [family == "exaone4"] * 5
+    assert [f"layer{layer}.q_norm" in graph for layer in range(5)] == [family in ("exaone4", "afmoe")] * 5
 
 
 def test_the_small_exaone4_has_no_windows_and_rope_in_every_layer(tiny_model: Tiny) -> None:
     graph = built(tiny_model(family="exaone4", layers=4, sliding_window=0))
     assert len(graph.with_op("rope")) == 8
     assert not any(node.attrs["window"] for node in graph.with_op("attn_scores"))
+
+
+def test_the_gate_and_the_embedding_of_afmoe(tiny_model: Tiny) -> None:
+    """Without windows it is still every fourth layer that has no RoPE; with others, the layers without one."""
+    path = tiny_model(family="afmoe", layers=4, sliding_window=0)
+    graph = built(path)
+    assert graph.operand_names("layer0.attn_gated") == ("layer0.attention", "layer0.attn_gate_open")
+    assert graph.operand_names("layer0.attn_gate") == ("layer0.attn_norm", "blk.0.attn_gate.weight")
+    assert graph.operand_names("layer0.attn_out")[0] == "layer0.attn_gated"
+    assert graph["layer0.embedding"].attrs["scale"] == math.sqrt(graph["layer0.embedding"].type.dims[1])
+    assert built(path, afmoe__mup_enabled=False)["layer0.embedding"].attrs["scale"] == 1.0
+    assert [f"layer{layer}.q_post_rope" in graph for layer in range(4)] == [True, True, True, False]
+    assert not any(node.attrs["window"] for node in graph.with_op("attn_scores"))
+    graph = built(tiny_model(family="afmoe", layers=4), afmoe__attention__sliding_window_pattern=2)
+    assert [f"layer{layer}.q_post_rope" in graph for layer in range(4)] == [True, False, True, False]
 
 
 def test_attention_and_network_of_command_r_read_one_layer_norm(tiny_model: Tiny) -> None:

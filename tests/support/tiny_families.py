@@ -80,6 +80,10 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "chatglm": TinyFamily(optional=_QKV_BIASES, rope_dims=True, turned=0.5),
     "minimax-m2": TinyFamily(wide_heads=True, rope_dims=True, turned=0.5, rope_base=5e6),
     "dots1": TinyFamily(numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5, "expert_weights_norm": True}),
+    "afmoe": TinyFamily(
+        wide_heads=True, rope_dims=True,
+        numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5, "expert_weights_norm": True},
+    ),
     "glm4": TinyFamily(rope_dims=True, turned=0.5),
     # The original context is of 4 positions.
     "mistral3": TinyFamily(

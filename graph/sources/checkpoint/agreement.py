@@ -141,7 +141,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     "seed_oss": (_Biases(_INPUTS, "attention_bias", True, fixed=True), _Biases(_OUTPUT, "attention_out_bias", False), _NETWORK_BY_FIELD),
     "ernie4_5": (_Biases(_ATTENTION, "use_bias", False), _Biases(_NETWORK, "use_bias", False)),
     "ernie4_5_moe": tuple(_Biases(tensors, "use_bias", False) for tensors in (_ATTENTION, _NETWORK, _SHARED, _HEAD)),
-    **dict.fromkeys(("hunyuan_v1_moe", "granitemoe", "granitemoeshared", "dots1"), (_BY_FIELD, _NETWORKS_NEVER)),
+    **dict.fromkeys(("hunyuan_v1_moe", "granitemoe", "granitemoeshared", "dots1", "afmoe"), (_BY_FIELD, _NETWORKS_NEVER)),
     "deepseek_v2": (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _Biases(_ALL_NETWORKS, "mlp_bias", False)),
     **dict.fromkeys(("deepseek_v3", "glm4_moe_lite"), (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _NETWORKS_NEVER)),
     "glm4_moe": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORKS_NEVER, _NORMS_BY_FIELD),

@@ -88,6 +88,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                  "moe_intermediate_size": 1408, "norm_topk_prob": True},
     "dots1": _SMALL_EPS | {"max_position_embeddings": 2048, "num_key_value_heads": 32, "moe_intermediate_size": 1408,
                            "first_k_dense_replace": 0, "norm_topk_prob": False, "sliding_window": 4096, "max_window_layers": 62},
+    "afmoe": {"max_position_embeddings": 16384, "rms_norm_eps": 1e-5, "head_dim": 128, "sliding_window": 1024, "num_dense_layers": 1,
+              "num_experts": 64, "num_experts_per_tok": 6, "num_shared_experts": 2, "moe_intermediate_size": 1408, "mup_enabled": False},
     "minimax_m2": _SMALL_EPS | {"max_position_embeddings": 196608, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 5e6,
                                 "num_local_experts": 256, "num_experts_per_tok": 8},
     "deepseek_v2": _SMALL_EPS | {"max_position_embeddings": 2048, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,
@@ -211,6 +213,7 @@ _HARMLESS = """
     top_p num_beams use_qk_norm qk_layernorm use_qkv_bias residual_dropout embedding_dropout n_ctx attention_head_dim
     summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn
     eod_token_id sep_token_id repetition_penalty length_penalty no_repeat_ngram_size is_llama_config transformers.js_config
+    load_balance_coeff use_grouped_mm
     input_jitter_noise lm_head_bias projectors_bias mamba_rms_norm num_logits_to_keep mamba_use_mlp attn_layer_indices mlp_expansion_factor
     use_mamba_kernels mamba_ssm_cache_dtype
     mamba_conv_bias mamba_proj_bias mamba_chunk_size init_method
@@ -241,6 +244,8 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
     # What the code that came with LFM2 could be told, and the class does.
     "normalization_function": ("rmsnorm",), "block_use_swiglu": (True,), "use_pos_enc": (True,),
     "use_bidirectional_attention": ("vision",),  # of images alone
+    # What the code that came with Trinity could be told, and the class does.
+    "score_func": ("sigmoid",), "route_norm": (True,), **dict.fromkeys(("num_expert_groups", "num_limited_groups"), (1,)),
     # What the code that came with Ling and Ring 2.0 could be told.
     "score_function": ("sigmoid",), "router_dtype": ("fp32",),
     **dict.fromkeys(("moe_router_enable_expert_bias", "moe_router_enable_routed_scaling", "moe_router_enable_shared_expert"), (True,)),
@@ -248,7 +253,9 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 }  # fmt: skip
 
 #: What null says where the class of transformers then does without, and the family has a default.
-NULL: Mapping[str, object] = {"attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0, "rope_interleave": False}
+NULL: Mapping[str, object] = {
+    "attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0, "rope_interleave": False, "mup_enabled": False,
+}  # fmt: skip
 
 #: Fields that no family declares, and the key in GGUF that says the same.
 OTHER_KEYS: Mapping[str, str] = {

@@ -33,7 +33,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", "dots1", "nemotron_h", *_LATENT)),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA_ALL, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
-        "starcoder2", "modernbert", "dots1", *_QWEN_VL, "phimoe",
+        "starcoder2", "modernbert", "dots1", *_QWEN_VL, "phimoe", "afmoe",
     ),
     "use_sliding_window": (*_QWEN, *_QWEN_VL, "smollm3"),
     "sliding_window_pattern": ("gemma3_text", "cohere2", "exaone4"),
@@ -47,7 +47,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "smollm3", "cohere", "cohere2", "exaone4", "seed_oss", "ernie4_5", "ernie4_5_moe", "hunyuan_v1_dense", "hunyuan_v1_moe", "apertus",
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
         "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone", "phimoe", "falcon_h1",
-        "nemotron_h", "jais2", "mamba", "falcon_mamba", "jamba", "minicpm", "minicpm3", "olmo", "dbrx",
+        "nemotron_h", "jais2", "mamba", "falcon_mamba", "jamba", "minicpm", "minicpm3", "olmo", "dbrx", "afmoe",
         *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2", "gpt_bigcode"),
@@ -117,7 +117,7 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("residual_multiplier", "attention_multiplier", "embedding_multiplier", "logits_scaling"), _GRANITE),
     "logit_scale": ("cohere", "cohere2"),
     "routed_scaling_factor": ("glm4_moe", "dots1", "lfm2_moe", *_LATENT),
-    "sliding_window": ("exaone4",),
+    "sliding_window": ("exaone4", "afmoe"),
     **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), _GEMMA_ALL),
     "topk_group": ("glm4_moe", "deepseek_v3", "glm4_moe_lite"),
     **dict.fromkeys(("swiglu_limit", "swiglu_alpha"), ("gpt_oss",)),
@@ -126,6 +126,8 @@ _NOT_ZERO: Mapping[str, tuple[str, ...]] = {
 #: What alone is computed here of what a field of a class may say.
 _ONLY: Mapping[str, Mapping[str, object]] = {
     "apertus": {"hidden_act": "xielu"},
+    # What the code that came with Trinity could be told, and the class does.
+    "afmoe": {"route_norm": True, "score_func": "sigmoid"},
     "phi": {"qk_layernorm": False},
     "gpt_bigcode": {"add_cross_attention": False},
     "falcon": {"alibi": False, "parallel_attn": True, "apply_residual_connection_post_layernorm": False},
@@ -137,7 +139,7 @@ _ONLY: Mapping[str, Mapping[str, object]] = {
     "modernbert": {"norm_bias": False},
 }
 #: Classes with layers that have a sliding window, which therefore need `sliding_window`.
-_NEED_WINDOW = (*_GEMMA_ALL, "olmo3", "gpt_oss")
+_NEED_WINDOW = (*_GEMMA_ALL, "olmo3", "gpt_oss", "afmoe")
 
 
 def reads(kind: str, field: str) -> bool:

@@ -30,6 +30,8 @@ _IN_ALL = ("mistral", "mixtral", "ministral3", "qwen3_moe", "phi3", "phimoe")
 #: every second layer before `max_window_layers` has it.
 _FROM_A_LAYER_ON, _EVERY_SECOND = ("qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "dots1"), ("qwen2_moe",)
 _MAX_WINDOW_LAYERS = 28
+#: Classes in which a window that no layer has still decides which layers have RoPE.
+_TURNS_BY_WINDOW = ("exaone4", "afmoe")
 #: Classes in which RoPE decides then: layers have the window that have it, or that do not.
 _BY_ROPE = {"smollm3": False, "llama4_text": True}
 
@@ -48,8 +50,7 @@ def translate_windows(
     has_switch = ("use_sliding_window" in config or kind.startswith(("qwen", "smollm3"))) and not (
         kind == "smollm3" and config.get("layer_types") is not None
     )
-    # In EXAONE 4 a window that no layer has still decides which layers have RoPE.
-    is_in_none = kind != "exaone4"
+    is_in_none = kind not in _TURNS_BY_WINDOW
     flags = _flags(config, kind, where, recurrent, _CHUNKED if field == CHUNK_FIELD else _SLIDING)
     others: dict[str, tuple[object, str]] = {}
     if recurrent and config.get("layer_types") is not None:

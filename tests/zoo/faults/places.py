@@ -55,8 +55,9 @@ def each_layer_weight(endings: Sequence[str], misreading: Misreading, *stages: s
         for layer in subject.layers:
             tensors = {f"blk.{layer}.{ending}": misreading for ending in endings}
             if all(name in subject.graph for name in tensors) and when(subject, layer):
-                # The gate of attention comes with q.
-                gate = ("attn_gate",) if "attn_q.weight" in endings and f"layer{layer}.attn_gate" in subject.graph else ()
+                # The gate of attention comes with q, where it has no weight of its own.
+                with_gate = f"layer{layer}.attn_gate" in subject.graph and f"blk.{layer}.attn_gate.weight" not in subject.graph
+                gate = ("attn_gate",) if "attn_q.weight" in endings and with_gate else ()
                 found.append(Site(layer, Plant(weights=tensors), keys(range(subject.steps), layer, (*stages, *gate))))
         return found
 

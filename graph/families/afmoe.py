@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from aprgraph.graph.families.glm4moe import Glm4Moe
 from aprgraph.graph.families.numbers import Reading, flag, number, real
+from aprgraph.graph.families.rope_in_windows import RopeInWindows
 from aprgraph.graph.families.sandwich import SandwichNorms
-from aprgraph.graph.families.window import Windows
 
 if TYPE_CHECKING:
-    from aprgraph.graph.builder import GraphBuilder, Heads
+    from aprgraph.graph.builder import GraphBuilder
 
 _PERIOD = 4
 
 
-class Afmoe(SandwichNorms, Glm4Moe):
+class Afmoe(RopeInWindows, SandwichNorms, Glm4Moe):
     """Trinity Nano, Mini and Large (arXiv:2602.17004): gated attention, three layers with a window and RoPE to one without either, norms on
     both sides and of each head of q and k, experts chosen by sigmoids with a bias, shared experts, the first layers dense.
 
@@ -36,9 +36,6 @@ class Afmoe(SandwichNorms, Glm4Moe):
         "ffn_post_norm": "post_mlp_layernorm", "moe_router_logits": "mlp.router.gate", "moe_router_scores": "mlp.expert_bias",
     }  # fmt: skip
     norms_heads = True
-    windows = Windows(period=_PERIOD)
-    #: The window, 0 for none in any layer. A checkpoint may have one that no layer uses.
-    span = number("attention.sliding_window", None, 0, least=0)
     experts = number("expert_count", "num_experts", most=1 << 16)
     expert_scale = real("expert_weights_scale", "route_scale", 1.0)
     dense_layers = number("leading_dense_block_count", "num_dense_layers", 0, least=0)
@@ -60,10 +57,9 @@ class Afmoe(SandwichNorms, Glm4Moe):
         """The embedding, scaled by sqrt(E)."""
         return g.embed("embedding", table, scale=math.sqrt(self.hidden) if self.scales_embedding else 1.0)
 
-    def apply_rope(self, g: GraphBuilder, x: Heads, layer: int) -> Heads:
-        """An RMSNorm over each head, then RoPE in the layers with a window, and none in the others (NoPE, arXiv:2305.19466)."""
-        turns = self.windows[layer] if self.span else (layer + 1) % _PERIOD
-        return super().apply_rope(g, x, layer) if turns else g.norm_heads(x)
+    def turns(self, layer: int) -> bool:
+        """Whether a layer has RoPE: see the docstring of the class."""
+        return self.windows[layer] != 0 if self.span else (layer + 1) % _PERIOD != 0
 
     def attend(self, g: GraphBuilder, x: str, layer: int) -> str:
         """The heads times the sigmoid of a gate (Qiu et al. 2025, arXiv:2505.06708)."""

@@ -70,7 +70,7 @@ _RECURRENT = ("short_conv", "delta_rule", "l2_norm", "ssm_scan")
 _STREAMS = ("altup_predict", "altup_correct", "stream_add", "stream_mean")
 _OFF: tuple[object, ...] = (0, False)
 #: Families whose routers llama.cpp reads from the file.
-_FREE_ROUTERS = ("glm4moe", "deepseek2", "dots1", "nemotron_h_moe", "bailingmoe2", "afmoe")
+_FREE_ROUTERS = ("glm4moe", "deepseek2", "dots1", "nemotron_h_moe", "bailingmoe2", "afmoe", "exaone-moe")
 _NOT_READ = "llama.cpp does not read it in this family"
 
 #: Families without RoPE, whose files may say how much of a head it turns.

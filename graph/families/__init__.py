@@ -18,6 +18,7 @@ from aprgraph.graph.families.dots1 import Dots1
 from aprgraph.graph.families.ernie4_5 import Ernie45, Ernie45Moe
 from aprgraph.graph.families.exaone import Exaone
 from aprgraph.graph.families.exaone4 import Exaone4
+from aprgraph.graph.families.exaone_moe import ExaoneMoe
 from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.falcon_h1 import FalconH1
 from aprgraph.graph.families.gemma import Gemma
@@ -85,6 +86,7 @@ for _family in (
     Mamba,
     Jamba,
     Afmoe,
+    ExaoneMoe,
 ):  # fmt: skip
     register(_family)
 

@@ -55,6 +55,7 @@ LLAMA_CPP_TOLERANCES = {
             "minimax-m2-f32",
             "dots1-f32",
             "afmoe-f32",
+            "exaone-moe-f32",
             "chatglm-f32",
             "qwen3vl-f32",
             "qwen3vlmoe-f32",

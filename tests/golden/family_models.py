@@ -204,6 +204,12 @@ MODELS = {
     "exaone4-f32": FamilyModel("exaone4", "Exaone4", _SMALL | {
         "sliding_window": 4, "sliding_window_pattern": 4, "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
     }),
+    # A dense layer first, and a bias that changes which experts are chosen; of three groups two are used. The fourth layer sees everything, without RoPE.
+    "exaone-moe-f32": FamilyModel("exaone-moe", "ExaoneMoe", _SMALL | {
+        "head_dim": 8, "moe_intermediate_size": 10, "first_k_dense_replace": 1, "num_experts": 6, "num_experts_per_tok": 3,
+        "num_shared_experts": 2, "n_group": 3, "topk_group": 2, "routed_scaling_factor": 2.5, "sliding_window": 4,
+        "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
+    }),
     # RoPE is stretched as in EXAONE 3.5.
     "exaone-f32": FamilyModel("exaone", "Exaone", _SIZES | {
         "hidden_size": 48, "intermediate_size": 28, "rope_parameters": {

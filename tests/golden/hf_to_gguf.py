@@ -227,6 +227,14 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         **_ROPE_BASE, "attention.sliding_window": "sliding_window",
         "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
     },
+    "exaone_moe": {
+        **_HEAD_SIZE, **_ROPE_BASE, **_EXPERTS, "expert_count": "num_experts", "expert_shared_count": "num_shared_experts",
+        "expert_shared_feed_forward_length": lambda config: config.moe_intermediate_size * config.num_shared_experts,
+        "expert_weights_norm": "norm_topk_prob", "expert_gating_func": lambda _: int(gguf.ExpertGatingFuncType.SIGMOID),
+        "expert_group_count": "n_group", "expert_group_used_count": "topk_group", "attention.sliding_window": "sliding_window",
+        "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
+        "nextn_predict_layers": lambda _: 0, "rope.scaling.type": lambda _: "none",
+    },
     "seed_oss": {**_HEAD_SIZE, **_ROPE_BASE},
     "ernie4_5": {**_HEAD_SIZE, **_ROPE_BASE},
     "ernie4_5_moe": {

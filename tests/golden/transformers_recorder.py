@@ -66,7 +66,7 @@ _CHANGE_LOGITS = ("granite", "granitemoe", "granitehybrid", "minicpm", "command-
 #: Families that call RoPE for q and for k.
 _TURN_APART = ("gemma3n", "gemma4")
 #: Families that normalise [1, heads, n, D].
-_HEADS_FIRST = ("gemma3", "gemma-embedding", "exaone4", "apertus", "hunyuan-dense", "hunyuan-moe", "stablelm")
+_HEADS_FIRST = ("gemma3", "gemma-embedding", "exaone4", "exaone-moe", "apertus", "hunyuan-dense", "hunyuan-moe", "stablelm")
 
 
 #: What experts are chosen by, the first that there is.

@@ -17,6 +17,7 @@ from aprgraph.graph.families import Decoder, open_family
 from aprgraph.graph.families.afmoe import Afmoe
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.dbrx import Dbrx
+from aprgraph.graph.families.exaone_moe import ExaoneMoe
 from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.mamba import Mamba
@@ -872,6 +873,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": ("nemotron_h_moe", 128, 1e4, (0,) * 6, ""),
     "AI21-Jamba-1.5-Mini": ("jamba", 128, 1e4, (0,) * 6, ""),
     "Trinity-Mini": ("afmoe", 128, 1e4, (2048,) * 3 + (0,) + (2048,) * 2, ""),
+    "K-EXAONE-236B-A23B": ("exaone-moe", 128, 1e6, (128,) * 3 + (0,) + (128,) * 2, "first_k_dense_replace = 1"),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
@@ -1037,6 +1039,25 @@ def test_kinds_of_layers_and_scale_of_the_embedding_of_afmoe(tmp_path: Path) -> 
     ):
         with pytest.raises((ModelError, UnsupportedModelError), match=message):
             read(**fields)
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_the_fields_that_the_first_checkpoints_of_k_exaone_go_by() -> None:
+    """The class does not read them: what they say otherwise than it is left out, with a notice."""
+    config = golden_json("published_configs.json")["K-EXAONE-236B-A23B"]
+
+    def read(**fields: object) -> tuple[int, list[str]]:
+        family = open_family(ConfigMetadata(Path("config.json"), config | fields, {}))
+        assert isinstance(family, ExaoneMoe)
+        assert (family.groups, family.normalise, family.shared_ffn, family.layers) == (1, True, 2048, 48)
+        return family.dense_layers, [str(one) for one in account_for_keys(family, ())]
+
+    assert read() == (1, [])
+    assert read(mlp_layer_types=["dense"] + ["sparse"] * 47) == (1, [])
+    dense, said = read(first_last_k_dense_replace=2)
+    assert (dense, "first_last_k_dense_replace is 2" in "".join(said)) == (1, True)
+    dense, said = read(first_k_dense_replace=2)
+    assert (dense, "first_last_k_dense_replace is 1" in "".join(said), "is_moe_layer is " in "".join(said)) == (2, True, True)
 
 
 @pytest.mark.contract("FILE-HF-3")

@@ -209,7 +209,7 @@ LAYER["afmoe"] = [
     "attn_post_norm", "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:], "ffn_post_norm", "post_ffn_residual",
 ]  # fmt: skip
 LAYER["minicpm"] = LAYER["internlm2"] = LAYER["llama"]
-LAYER["bailingmoe2"] = LAYER["dots1"]
+LAYER["bailingmoe2"] = LAYER["exaone-moe"] = LAYER["dots1"]
 LAYER["deepseek"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"]
 LAYER["chatglm"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"]
 LAYER["bert"] = [
@@ -230,6 +230,7 @@ FIRST_LAYER: dict[str, list[str]] = {
     "modern-bert": ["embedding_norm", *LAYER["modern-bert"][1:]],
     "dots1": DENSE_DOTS,
     "bailingmoe2": DENSE_DOTS,
+    "exaone-moe": DENSE_DOTS,
     "afmoe": [stage for stage in LAYER["afmoe"] if not stage.startswith("moe_")],
     "deepseek": LAYER["llama"],
     "gemma3n": [
@@ -445,17 +446,19 @@ def test_mistral3_scales_queries_by_their_position_from_the_original_context_on(
     assert not built(path, mistral3__attention__temperature_scale=0.0).with_op("query_temperature")
 
 
-@pytest.mark.parametrize("family", ["smollm3", "cohere2", "exaone4", "afmoe"])
+@pytest.mark.parametrize("family", ["smollm3", "cohere2", "exaone4", "exaone-moe", "afmoe"])
 def test_layers_without_rope(family: str, tiny_model: Tiny) -> None:
     graph = built(tiny_model(family=family, layers=5))
     assert [layer for layer in range(5) if f"layer{layer}.q_post_rope" in graph] == [0, 1, 2, 4]
     windows = [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(5)]
     assert windows == ([0] * 5 if family == "smollm3" else [5, 5, 5, 0, 5])
-    assert [f"layer{layer}.q_norm" in graph for layer in range(5)] == [family in ("exaone4", "afmoe")] * 5
+    assert [f"layer{layer}.q_norm" in graph for layer in range(5)] == [family in ("exaone4", "exaone-moe", "afmoe")] * 5
 
 
-def test_the_small_exaone4_has_no_windows_and_rope_in_every_layer(tiny_model: Tiny) -> None:
-    graph = built(tiny_model(family="exaone4", layers=4, sliding_window=0))
+@pytest.mark.parametrize("family", ["exaone4", "exaone-moe"])
+def test_an_exaone_without_windows_has_rope_in_every_layer(family: str, tiny_model: Tiny) -> None:
+    """As EXAONE 4.0 1.2B."""
+    graph = built(tiny_model(family=family, layers=4, sliding_window=0))
     assert len(graph.with_op("rope")) == 8
     assert not any(node.attrs["window"] for node in graph.with_op("attn_scores"))
 

@@ -80,6 +80,14 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "chatglm": TinyFamily(optional=_QKV_BIASES, rope_dims=True, turned=0.5),
     "minimax-m2": TinyFamily(wide_heads=True, rope_dims=True, turned=0.5, rope_base=5e6),
     "dots1": TinyFamily(numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5, "expert_weights_norm": True}),
+    # Of four groups of two experts two are used.
+    "exaone-moe": TinyFamily(
+        wide_heads=True, rope_base=1e6, experts_used=3,
+        numbers={
+            "leading_dense_block_count": 1, "expert_weights_scale": 2.5, "expert_weights_norm": True, "expert_group_count": 4,
+            "expert_group_used_count": 2,
+        },
+    ),
     "afmoe": TinyFamily(
         wide_heads=True, rope_dims=True,
         numbers={"leading_dense_block_count": 1, "expert_weights_scale": 1.5, "expert_weights_norm": True},

@@ -88,6 +88,9 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                  "moe_intermediate_size": 1408, "norm_topk_prob": True},
     "dots1": _SMALL_EPS | {"max_position_embeddings": 2048, "num_key_value_heads": 32, "moe_intermediate_size": 1408,
                            "first_k_dense_replace": 0, "norm_topk_prob": False, "sliding_window": 4096, "max_window_layers": 62},
+    "exaone_moe": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "num_key_value_heads": 32, "sliding_window": 4096,
+                   "num_experts": 64, "num_experts_per_tok": 8, "num_shared_experts": 1, "moe_intermediate_size": 1024,
+                   "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5},
     "afmoe": {"max_position_embeddings": 16384, "rms_norm_eps": 1e-5, "head_dim": 128, "sliding_window": 1024, "num_dense_layers": 1,
               "num_experts": 64, "num_experts_per_tok": 6, "num_shared_experts": 2, "moe_intermediate_size": 1408, "mup_enabled": False},
     "minimax_m2": _SMALL_EPS | {"max_position_embeddings": 196608, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 5e6,
@@ -220,7 +223,7 @@ _HARMLESS = """
     use_conv_bias residual_in_fp32 rescale_prenorm_residual time_step_rank time_step_min time_step_max time_step_floor time_step_limit
     time_step_scale time_step_init_scheme chunk_size conv_bias use_expert_bias block_mlp_init_scale block_out_init_scale
     block_use_xavier_init conv_use_xavier_init tie_embedding
-    model_max_length moe_capacity use_parallel_embedding layer_switch
+    model_max_length tokenizer_class moe_capacity use_parallel_embedding layer_switch
     type_vocab_size hidden_dropout_prob attention_probs_dropout_prob gradient_checkpointing output_past directionality pooler_fc_size
     use_flash_attn use_xentropy fused_bias_fc fused_dropout_add_ln max_trained_positions pad_vocab_size_multiple dense_seq_output
     decoder_bias classifier_bias classifier_activation classifier_pooling deterministic_flash_attn sparse_prediction

@@ -31,7 +31,7 @@ _IN_ALL = ("mistral", "mixtral", "ministral3", "qwen3_moe", "phi3", "phimoe")
 _FROM_A_LAYER_ON, _EVERY_SECOND = ("qwen2", "qwen3", "qwen2_vl_text", "qwen2_5_vl_text", "dots1"), ("qwen2_moe",)
 _MAX_WINDOW_LAYERS = 28
 #: Classes in which a window that no layer has still decides which layers have RoPE.
-_TURNS_BY_WINDOW = ("exaone4", "afmoe")
+_TURNS_BY_WINDOW = ("exaone4", "exaone_moe", "afmoe")
 #: Classes in which RoPE decides then: layers have the window that have it, or that do not.
 _BY_ROPE = {"smollm3": False, "llama4_text": True}
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from aprgraph.graph.ir import Node
 from aprgraph.graph.ops import Array, is_computed, traits_of
-from aprgraph.graph.words import listed, plural
+from aprgraph.graph.words import listed, plural, runs
 from aprgraph.runtime.explain.alternative import (
     GENERAL,
     LOOSE,
@@ -65,6 +65,17 @@ def zero_positions(site: Site) -> Iterator[Alternative]:
         which = f"{plural(int(empty.sum()), 'position')} {listed(map(int, np.flatnonzero(empty)), _NAMED)}"
         words = f"{which} of {site.called} {'is' if empty.sum() == 1 else 'are'} zero"
         yield Alternative("positions-zero", words, partial(_without_positions, site, empty))
+
+
+@explains()
+def zero_columns(site: Site) -> Iterator[Alternative]:
+    """Some columns are zero, as where a kernel forgets what does not fill a tile."""
+    if site.recorded is None or site.due.ndim != 2 or site.node.type.dims[:1] != ("n",) or traits_of(site.node).chooses:
+        return
+    empty: Array = np.asarray(~site.recorded.any(axis=0) & site.due.any(axis=0))
+    if 1 < empty.sum() < len(empty):
+        words = f"columns {runs(np.flatnonzero(empty), _NAMED)} of {site.called} are zero"
+        yield Alternative("columns-zero", words, partial(_without_columns, site, empty))
 
 
 @explains("columns")
@@ -215,6 +226,10 @@ def _without_positions(site: Site, empty: Array, operands: Sequence[Array]) -> A
     value = site.compute(operands)
     value[empty] = 0.0
     return value
+
+
+def _without_columns(site: Site, empty: Array, operands: Sequence[Array]) -> Array:
+    return np.where(empty, 0.0, site.compute(operands))
 
 
 def _shifted(site: Site, shift: int, edge: Array) -> Compute:

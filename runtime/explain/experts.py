@@ -185,7 +185,7 @@ def other_shares(site: Site) -> Iterator[Alternative]:
     """A softmax takes the place of sigmoids, or sigmoids that of a softmax."""
     if site.node.op == "softmax":
         yield Alternative("router-gating", f"{site.called} are sigmoids, and no softmax", lambda operands: 1 / (1 + np.exp(-operands[0])))
-    else:
+    elif site.operands[0].shape[-1] > 1:  # of one number it is 1, whatever that is: the gate is left out, as another rule says
         yield Alternative("router-gating", f"{site.called} is a softmax, and no sigmoid", lambda operands: _softmax(operands[0]))
 
 

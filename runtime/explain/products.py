@@ -20,6 +20,9 @@ from aprgraph.runtime.explain.site import Site, is_left
 #: A weight of more elements is not multiplied whole for each of many alternatives.
 _LARGE = 1 << 26
 _NAMED = 4
+#: Over how many devices the columns of a weight are divided.
+_PAIR = 2
+_SHARDS = (_PAIR, 4, 8, 16)
 #: Attributes that say how many heads something has.
 _HEADS = ("heads", "kv_heads")
 
@@ -114,6 +117,29 @@ def part_of_the_sum(site: Site) -> Iterator[Alternative]:
                 return
 
     yield from jointly("sum-part", products_of(site), find, SOLVED)
+
+
+@explains("linear", "expert_linear")
+def one_shard(site: Site) -> Iterator[Alternative]:
+    """Of every sum there is one of 2, 4, 8 or 16 equal parts alone, as where the sums of several devices are not added up."""
+
+    def find(product: Product) -> Iterator[Change]:
+        columns, rows = product.x.shape[1], product.probes()
+        weight = site.operands[product.index]
+        matrix = np.asarray(product.matrix(weight)[rows]) if len(weight.shape) > 1 else np.empty((0, 0))
+        for count in (count for count in _SHARDS if matrix.size and columns % count == 0 and columns > count):
+            width = columns // count
+            if count == _PAIR and width % BLOCK == 0:  # columns that are left out, as ``part_of_the_sum`` says
+                continue
+            for start in range(0, columns, width):
+                value = product.x[:, start : start + width] @ matrix[:, start : start + width].T
+                if is_left(product.recorded[:, rows], value, product.due[:, rows]):
+                    which = f"the columns {start} to {start + width - 1} of {site.label_of(product.weight)} alone count in every sum"
+                    kept = (np.arange(columns) // width == start // width).astype(np.float64)
+                    yield f"{which}, as where the sums of {count} devices are not added up", partial(_scaled, kept)
+                    return
+
+    yield from jointly("sum-shard", products_of(site), find, SOLVED)
 
 
 def _known(changes: Mapping[int, Change], product: Product) -> list[Change]:

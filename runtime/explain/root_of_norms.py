@@ -36,6 +36,15 @@ def epsilon_outside(site: Site) -> Iterator[Alternative]:
         yield Alternative("norm-eps-place", words, partial(_outside, site, found), SOLVED)
 
 
+@explains("rms_norm", "layer_norm")
+def squares_left_out(site: Site) -> Iterator[Alternative]:
+    """The mean of the squares is taken for 0, so that rows are divided by the root of epsilon alone."""
+    eps = site.node.attr_float("eps")
+    if eps > 0:
+        words = f"the mean of the squares is taken for 0: rows are divided by the root of epsilon, {eps:.3g}, alone"
+        yield Alternative("norm-variance", words, partial(_by_epsilon, site, eps))
+
+
 @explains("layer_norm")
 def variance_of_a_sample(site: Site) -> Iterator[Alternative]:
     """The squares are divided by one less than there are."""
@@ -74,3 +83,7 @@ def _outside(site: Site, eps: float, operands: Sequence[Array]) -> Array:
 
 def _of_a_sample(site: Site, more: float, operands: Sequence[Array]) -> Array:
     return _divided(site, operands, np.sqrt(np.square(_root(site, operands[0])) * more + site.node.attr_float("eps")))
+
+
+def _by_epsilon(site: Site, eps: float, operands: Sequence[Array]) -> Array:
+    return _divided(site, operands, np.sqrt(np.full_like(_root(site, operands[0]), eps)))

@@ -98,3 +98,24 @@ def positions_of_heads(site: Site) -> Iterator[Alternative]:
     if site.recorded is None or site.fits(compute(site.operands)):
         words = "RoPE turns head h by the angles of position h, at every position"
         yield Alternative("rope-of-heads", words, compute, GENERAL)
+
+
+@explains("rope")
+def positions_and_heads(site: Site) -> Iterator[Alternative]:
+    """Each head is turned by the angles of its position and its number together, as where heads are counted on like positions."""
+    graph, heads = site.around.graph, site.node.attr_int("heads")
+    node, positions = graph[site.operand_names[1]], site.around.positions
+    if site.recorded is None or heads < 2 or node.op != "rope_angles" or len(positions) != len(site.operands[1]):
+        return
+    factors = [site.read(graph[name]) for name in graph.operand_names(node.name)[1:]]
+    tables = [compute(node, [positions + head, *factors], site.around) for head in range(heads)]
+    if tables[0].shape != site.operands[1].shape:
+        return
+
+    def turned(operands: Sequence[Array]) -> Array:
+        start, size = site.node.attr_int("start"), site.node.attr_int("head_size")
+        parts = [site.compute([operands[0], table], heads=1, start=start + head * size) for head, table in enumerate(tables)]
+        return np.concatenate(parts, axis=1)
+
+    if site.fits(turned(site.operands)):
+        yield Alternative("rope-of-heads", "RoPE turns head h of position p by the angles of position p + h", turned)

@@ -21,6 +21,7 @@ from aprgraph.graph.near_names import did_you_mean_one_of
 from aprgraph.graph.side_tensors import LeftOut, find_left_out, parse_ignored
 from aprgraph.graph.sources.file_kind import kind_of_gguf
 from aprgraph.graph.sources.open import open_source
+from aprgraph.graph.sources.single_experts import why_apart
 from aprgraph.graph.sources.source import Source, TensorInfo
 from aprgraph.graph.unread_keys import account_for_keys
 from aprgraph.graph.words import counted
@@ -157,10 +158,7 @@ class Model:
 
     def _why_missing(self, name: str) -> str:
         """Why a tensor is not there, as far as the others tell."""
-        one = f"{name.removesuffix('_exps.weight')}.0.weight"
-        if name.endswith("_exps.weight") and one in self.file.tensors:
-            return f"experts lie one by one ({one!r}), as conversion wrote them before April 2024: convert the model again"
-        return self.file.incomplete
+        return why_apart(name, self.file.tensors, self.metadata) or self.file.incomplete
 
     def _named(self, name: str) -> str:
         """A tensor, and what the file itself calls it."""

@@ -24,7 +24,9 @@ from aprgraph.graph.metadata import Metadata, Scalar
 from aprgraph.graph.sources.file_kind import HEAD_BYTES, folder_in_words, kind_of_bytes, kind_of_file
 from aprgraph.graph.sources.gguf_cursor import ARRAY, BOOL, SCALARS, STRING, Cursor
 from aprgraph.graph.sources.mapped_file import SAMPLES, MappedFile
+from aprgraph.graph.sources.room import require_room
 from aprgraph.graph.sources.source import Part, TensorFault, TensorInfo
+from aprgraph.graph.weight_pieces import read_pieces
 from aprgraph.graph.words import shape_text
 
 MAGIC = b"GGUF"
@@ -81,6 +83,8 @@ class GGUFFile:
                 raise ModelFileError(f"{self.path}: has {count} {what}, expected at most {most}; the file is damaged, or made to take long")
         self.metadata = Metadata(self.path, self._read_metadata(cursor, key_count))
         self.tensors = self._read_tensors(cursor, tensor_count)
+        self._end = max((info.offset + info.nbytes for info in self.tensors.values()), default=self.size)
+        self._made: tuple[str, npt.NDArray[np.uint8]] | None = None
 
     # -- header -------------------------------------------------------------------------------------------------------
 
@@ -247,8 +251,7 @@ class GGUFFile:
     @property
     def parts(self) -> tuple[Part]:
         """The file itself, as the only part."""
-        end = max((info.offset + info.nbytes for info in self.tensors.values()), default=self.size)
-        return (Part(self.path, self.size, max(0, self.size - -(-end // self.alignment) * self.alignment)),)
+        return (Part(self.path, self.size, max(0, self.size - -(-self._end // self.alignment) * self.alignment)),)
 
     @property
     def mapping(self) -> mmap.mmap:
@@ -260,15 +263,30 @@ class GGUFFile:
         return None
 
     def tensor_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
-        """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost), without copying."""
+        """The tensor's bytes as u8 [rows, bytes of a row] (rows: all dims but the innermost); copied where experts lie one by one."""
+        if tensor.in_pieces is None:
+            return self.stored_bytes(tensor)
+        made = self._made  # of this call alone: another thread may ask for another tensor
+        if made is None or made[0] != tensor.name:
+            made = self._made = None  # its memory first
+            require_room(self.path, tensor.name, tensor.nbytes)
+            made = self._made = tensor.name, np.concatenate([piece.blocks for piece in tensor.in_pieces.find()])
+        return made[1]
+
+    def stored_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
+        """The bytes of a tensor that lies as it is in the file, u8 [rows, bytes of a row], without copying."""
         return self._file.view(tensor.offset, tensor.nbytes).reshape(-1, tensor.row_bytes)
 
     def read(self, tensor: TensorInfo, start: int, into: npt.NDArray[np.uint8]) -> None:
         """See ``Source.read``."""
-        self._file.read(tensor.offset + start, into)
+        if tensor.in_pieces is None:
+            self._file.read(tensor.offset + start, into)
+        else:
+            read_pieces(tensor.in_pieces, tensor.row_bytes, start, into.reshape(-1))
 
     def release(self) -> None:
         """Give back the memory of all pages that were read; the next touch reads them again, if need be from the disk."""
+        self._made = None
         self._file.release()
 
     @property

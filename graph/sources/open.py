@@ -9,6 +9,7 @@ from aprgraph.graph.sources.checkpoint import Checkpoint, is_checkpoint
 from aprgraph.graph.sources.file_kind import KINDS_WITH_WEIGHTS, kind_of_bytes
 from aprgraph.graph.sources.gguf_file import MAGIC, GGUFFile
 from aprgraph.graph.sources.mapped_file import read_head
+from aprgraph.graph.sources.single_experts import experts_together
 from aprgraph.graph.sources.source import Source, TensorFault
 from aprgraph.graph.sources.split_gguf import SplitGGUF, doubts_of_name, is_part
 
@@ -43,4 +44,5 @@ def open_source(path: str | Path, faults: list[TensorFault] | None = None) -> So
     if is_part(file.metadata):
         return SplitGGUF(file, faults)
     file.notices = doubts_of_name(file.path)
+    file.tensors = experts_together(file.tensors, file.metadata, file.stored_bytes)
     return file

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from aprgraph.graph.errors import ModelFileError, shown
 from aprgraph.graph.sources.gguf_file import GGUFFile
+from aprgraph.graph.sources.single_experts import experts_together
 from aprgraph.graph.sources.source import Part, TensorFault, TensorInfo
 from aprgraph.graph.words import counted, listed
 
@@ -140,7 +141,10 @@ class SplitGGUF:
                 f"its parts have {counted(count, 'tensor')}, expected {shown(expected)} ({_TENSORS}): "
                 "they are parts of different models, or of different splits of one; get the parts again"
             )
-        return found
+        return experts_together(found, self.metadata, self._stored_bytes)
+
+    def _stored_bytes(self, tensor: TensorInfo) -> npt.NDArray[np.uint8]:
+        return self._files[tensor.part].stored_bytes(tensor)
 
     @property
     def stem(self) -> str:

@@ -118,4 +118,6 @@ def _hole(found: SurveyedTensor, matrix: SurveyedMatrix) -> str | None:
     at_pages = all(min(end % _HOLE, -end % _HOLE) <= unit for end in (first, last + 1))
     if found.info.name in _TABLES and not at_pages:
         return None
-    return f"the bytes {first:,} to {last:,} of the file, from row {start // across} to row {last_unit // across}"
+    # Where experts lie one by one, the tensor does not say where in the file this one is.
+    what = f"the bytes {first:,} to {last:,} of the file" if found.info.in_pieces is None else f"{last + 1 - first:,} bytes"
+    return f"{what}, from row {start // across} to row {last_unit // across}"

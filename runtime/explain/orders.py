@@ -60,8 +60,8 @@ def order_words(order: Array, weight: str, heads: Sequence[int], noun: str = "ro
             if len(order) % count == 0 and (len(order) // count) % 2 == 0 and _is_by_heads(order, count, of_head(len(order) // count)):
                 return f"the rows of each head of {weight} are in the order of RoPE that pairs {words}"
     if len(set(order[moved])) == 1:
-        which = f"all {noun}" if len(moved) >= len(order) - 1 else f"the {noun} {runs(moved, _FEW)}"
-        return f"{which} of {weight} are its {noun.removesuffix('s')} {order[moved[0]]}"
+        those = f"all {noun}" if len(moved) >= len(order) - 1 else f"the {noun} {runs(moved, _FEW)}"
+        return f"{those} of {weight} are its {noun.removesuffix('s')} {order[moved[0]]}"
     by = int((order[0]) % len(order))
     if np.array_equal(order, np.roll(np.arange(len(order)), -by)):
         far = min(by, len(order) - by)

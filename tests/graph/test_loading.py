@@ -129,22 +129,6 @@ def test_what_cannot_touch_a_text_is_left_out_and_said(names: tuple[str, ...], s
 
 
 @pytest.mark.contract("LOAD-TENSORS-1")
-def test_experts_one_by_one_are_told_what_they_are(tmp_path: Path) -> None:
-    """As files of Mixtral from before April 2024 have them."""
-    file = small_llama()
-    file.set("llama.expert_count", U32, 2)
-    file.set("llama.expert_used_count", U32, 1)
-    for name in ("gate", "up", "down"):
-        whole = file.tensors.pop(f"blk.0.ffn_{name}.weight")
-        file.tensors |= {f"blk.0.ffn_{name}.{expert}.weight": whole for expert in range(2)}
-    file.tensors["blk.0.ffn_gate_inp.weight"] = RawTensor((2, 8))
-    with pytest.raises(ModelError) as caught:
-        build_graph(load_model(write(tmp_path / "m.gguf", file)))
-    assert "_exps.weight' of 2 x " in str(caught.value)
-    assert ".0.weight'), as conversion wrote them before April 2024: convert the model again" in str(caught.value)
-
-
-@pytest.mark.contract("LOAD-TENSORS-1")
 def test_blocks_that_the_metadata_counts_as_predicting_later_tokens_are_no_layers(tmp_path: Path) -> None:
     file = small_llama(3)
     file.set("llama.nextn_predict_layers", U32, 1)

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import gguf
+import numpy as np
+
+#: A tensor: its name, its bytes or numbers as the gguf package has them, its type.
+Copied = tuple[str, np.ndarray[Any, Any], gguf.GGMLQuantizationType]
 
 
-def copy_in_parts(source: Path, target: Path, tensors: int = 0, *, empty_first: bool = False) -> list[Path]:
+def copy_in_parts(
+    source: Path,
+    target: Path,
+    tensors: int = 0,
+    *,
+    empty_first: bool = False,
+    change: Callable[[Sequence[Copied]], Sequence[Copied]] = lambda tensors: tensors,
+) -> list[Path]:
     """Write ``source`` again as ``target``, at most ``tensors`` tensors a part (0: in one file); the files.
 
-    ``empty_first``: the first part has metadata alone.
+    ``empty_first``: the first part has metadata alone. ``change`` gives the tensors that are written.
     """
     reader = gguf.GGUFReader(source)
     architecture = reader.fields["general.architecture"].contents()
@@ -18,8 +31,8 @@ def copy_in_parts(source: Path, target: Path, tensors: int = 0, *, empty_first: 
     for name, field in reader.fields.items():
         if not name.startswith("GGUF.") and name != "general.architecture":
             writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if len(field.types) > 1 else None)
-    for tensor in reader.tensors:
-        writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
+    for name, data, kind in change([(tensor.name, tensor.data, tensor.tensor_type) for tensor in reader.tensors]):
+        writer.add_tensor(name, np.ascontiguousarray(data), raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

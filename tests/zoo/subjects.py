@@ -63,7 +63,10 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 #: Metadata in place of a file's own: of Gemma 3's layers every sixth sees everything, of others every fourth, or has no RoPE; here
 #: the last.
 OVERRIDES: Mapping[str, Mapping[str, int]] = {
-    **{name: {f"{name}.attention.sliding_window_pattern": 3} for name in ("gemma3", "gemma-embedding", "cohere2", "exaone4", "exaone-moe", "afmoe")},
+    **{
+        name: {f"{name}.attention.sliding_window_pattern": 3}
+        for name in ("gemma3", "gemma-embedding", "cohere2", "exaone4", "exaone-moe", "afmoe")
+    },
     "qwen3-embedding": {"qwen3.pooling_type": 3},
     "smollm3": {"smollm3.no_rope_layer_interval": 3},
     "llama4": {"llama4.no_rope_layer_interval": 3, "llama4.attention.sliding_window_pattern": 3},

@@ -60,6 +60,7 @@ def inspect(
     from aprgraph.graph.sources.file_kind import HEAD_BYTES, kind_of_file, kind_of_folder  # noqa: PLC0415
     from aprgraph.graph.sources.open import begins_a_model  # noqa: PLC0415
     from aprgraph.runtime.trace.foreign import holds_arrays, is_foreign_file  # noqa: PLC0415
+    from aprgraph.runtime.trace.gguf_arrays import is_gguf_of_arrays  # noqa: PLC0415
 
     elements = at is not None or top is not None
     if elements and (path.is_dir() or not _holds_one_tensor(path)):
@@ -81,7 +82,7 @@ def inspect(
                 head = file.read(HEAD_BYTES)
         except OSError as error:
             raise AprgraphError(f"{path}: cannot be read: {error.strerror}") from None
-        if begins_a_model(head):
+        if begins_a_model(head) and not is_gguf_of_arrays(path):
             document = _model(path)
         elif head.startswith(b"APRT"):
             document = describe_aprt(path, at or [], top)
@@ -132,18 +133,19 @@ def _dump(path: Path) -> dict[str, Any]:
     from aprgraph.runtime.trace.array_files import is_array_file, open_array_file, open_array_folder  # noqa: PLC0415
     from aprgraph.runtime.trace.array_names import survey_names  # noqa: PLC0415
     from aprgraph.runtime.trace.from_arrays import is_place_of_array  # noqa: PLC0415
+    from aprgraph.runtime.trace.gguf_arrays import is_gguf_of_arrays  # noqa: PLC0415
 
     try:
         document = _trace(path, [])
     except TraceError:
-        if not path.is_dir() and not is_array_file(path.name):
+        if not path.is_dir() and not is_array_file(path.name) and not is_gguf_of_arrays(path):
             raise
         arrays = open_array_folder(path)[0] if path.is_dir() else open_array_file(path)
         if not arrays or any(is_place_of_array(name) or name.endswith(".weight") for name in arrays):
             raise  # something else is wrong, or it is a model
         kind = "arrays, none of which is called as a stage is: rules (--map, or --map @FILE for a file of them) say where they belong"
         return {"kind": kind, **_by_pattern(survey_names(arrays), "arrays")}
-    if document["manifest"] or not (path.is_dir() or is_array_file(path.name)):
+    if document["manifest"] or not (path.is_dir() or is_array_file(path.name) or is_gguf_of_arrays(path)):
         return document
     arrays = open_array_folder(path)[0] if path.is_dir() else open_array_file(path)
     without = [name for name in arrays if name in document.get("unread", {})]

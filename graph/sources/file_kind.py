@@ -32,6 +32,9 @@ KINDS_WITH_WEIGHTS = frozenset((
 #: What a text of ASCII holds, and how long one is at least.
 _TEXT = frozenset(b"\t\n\r" + bytes(range(32, 127)))
 _LEAST_TEXT = 8
+#: The name of the kind of a GGUF file that a run left, and what the names of weights end with, of which it has none.
+ARRAYS_IN_GGUF = "gguf-arrays"
+_WEIGHTS = (".weight", ".bias")
 #: So many files of a folder are named.
 _NAMED = 3
 
@@ -310,6 +313,9 @@ def kind_of_gguf(metadata: Mapping[str, object], tensors: Collection[str]) -> Fi
         if "tokenizer.ggml.tokens" in metadata:
             return FileKind("vocabulary", "a vocabulary alone, without tensors", "give the file of a model, with its weights")
         return FileKind("no-tensors", "a GGUF file without tensors", "give the file of a model, with its weights")
+    if not any(name.endswith(_WEIGHTS) for name in tensors):
+        what = Message(_GIVE, taken_by(*OF_TRACES, what="what another program recorded"))
+        return FileKind(ARRAYS_IN_GGUF, "a GGUF file of arrays, none of which is called as a weight is", what)
     return None
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from aprgraph.graph.errors import ModelFileError, TraceError, shown
 from aprgraph.graph.sources.room import available_memory
 from aprgraph.graph.words import shape_text
+from aprgraph.runtime.trace.gguf_arrays import GGUF, read_gguf_arrays
 from aprgraph.runtime.trace.number_files import is_number_file, is_printed, read_numbers, refuse_printed
 from aprgraph.runtime.trace.onnx_tensor import ONNX, read_onnx_tensor
 from aprgraph.runtime.trace.unread_files import Unread, explain, list_folder
@@ -116,6 +117,8 @@ def _readers_of(path: Path, alone: str, before: str) -> dict[str, Callable[[], A
     if suffix in ONNX:
         name, array = read_onnx_tensor(path)
         return {name or alone: _constant(array)}  # of a whole model no two have one name
+    if suffix == GGUF:
+        return {before + name: reader for name, reader in read_gguf_arrays(path).items()}
     if suffix not in NUMPY:
         if not is_number_file(path, objects=True) and is_printed(path):
             raise refuse_printed(path)

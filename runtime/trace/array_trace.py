@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
@@ -16,10 +17,12 @@ from aprgraph.graph.stages import StageKind
 from aprgraph.graph.words import counted
 from aprgraph.runtime.place import Place
 from aprgraph.runtime.trace.aprt import F32
-from aprgraph.runtime.trace.array_files import SAFETENSORS, TORCH, is_array_file
+from aprgraph.runtime.trace.array_files import SAFETENSORS, TORCH
 from aprgraph.runtime.trace.array_values import to_numpy
 from aprgraph.runtime.trace.float_bits import floats_of, format_of_bits, may_be_bits
+from aprgraph.runtime.trace.foreign import ARRAYS
 from aprgraph.runtime.trace.from_arrays import FittedArrays, fit_arrays, read_fitted, read_name
+from aprgraph.runtime.trace.gguf_arrays import GGUF
 from aprgraph.runtime.trace.joined_parts import Parts, whole_of, why_not_whole
 from aprgraph.runtime.trace.manifest import PADDING, TraceEntry, TraceInfo
 from aprgraph.runtime.trace.name_map import EXAMPLE, LEFT_OUT, NameMap
@@ -28,6 +31,8 @@ from aprgraph.runtime.trace.padding import MASK, PaddedTensors, Padding, read_pa
 from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.token_arrays import TOKENS, read_tokens
 from aprgraph.runtime.trace.unread_files import Unread, name_of_place, suggest_place
+
+_NUMBER = re.compile(r"\d+")
 
 
 class ArrayTrace(Trace):
@@ -74,9 +79,8 @@ class ArrayTrace(Trace):
             extra |= {PADDING: padding.start}
             unread += self._padded.hidden
             self.read_as += (padding.sentence,)
-        by = {**dict.fromkeys(TORCH, "torch"), **dict.fromkeys(SAFETENSORS, "safetensors"), **dict.fromkeys(ONNX, "onnx")}.get(
-            path.suffix.lower(), "numpy"
-        )
+        writers = {TORCH: "torch", SAFETENSORS: "safetensors", ONNX: "onnx", (GGUF,): "gguf"}
+        by = next((name for endings, name in writers.items() if path.suffix.lower() in endings), "numpy")
         info = TraceInfo({}, by, ids, fitted.plan, fitted.positions, "", extra)
         super().__init__(path, entries, info, [*unread, *strangers], has_manifest=False)
 
@@ -188,7 +192,9 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict
             continue
         if place in places:
             raise TraceError(
-                f"{where}: {shown(places[place])} and {shown(name)} are both {place.label}; take one of them, by a narrower ", NAMES
+                f"{where}: {shown(places[place])} and {shown(name)} are both {place.label}; take one of them, by a narrower ",
+                NAMES,
+                *_if_of_passes(where, places[place], name),
             )
         places[place] = name
     if not places:
@@ -199,12 +205,19 @@ def _places(where: str, arrays: Mapping[str, Any], names: NameMap) -> tuple[dict
         none = f"{which} called as a stage is{weights}{unmatched}"
         held = "holds no arrays" if not arrays else "all of its arrays are left out" if first is None else f"{none}; {first}"
         advice: tuple[str | Argument, ...] = ()
-        if arrays and not weights and first is not None and is_array_file(where):
+        if arrays and not weights and first is not None and where != ARRAYS:
             advice = "; `", INSPECT.given(shlex.quote(where)), "` suggests rules"
         if not arrays:
             raise TraceError(f"{where}: holds no arrays; expected some under names such as 'layer0.ffn_out'")
         raise TraceError(f"{where}: {held}; name places with ", NAMES.given(EXAMPLE, in_python=f"[{EXAMPLE}]"), *advice)
     return places, tuple(left_out)
+
+
+def _if_of_passes(where: str, name: str, other: str) -> tuple[str | Argument, ...]:
+    """What to do with two arrays that may be of one stage in two passes: their names differ in numbers alone."""
+    if where == ARRAYS or _NUMBER.sub("", name) != _NUMBER.sub("", other):
+        return ()
+    return (r", or say of which pass each is (step\1.layer\2.…): `", INSPECT.given(shlex.quote(where)), "` suggests rules")
 
 
 def _unread(name: str) -> Unread:

@@ -12,6 +12,7 @@ from aprgraph.graph.sources.adapter import CONFIG as ADAPTER_CONFIG
 from aprgraph.graph.words import and_more
 from aprgraph.runtime.trace.aprt import HEADER, MAGIC
 from aprgraph.runtime.trace.array_files import is_array_file, open_array_file, open_array_folder
+from aprgraph.runtime.trace.gguf_arrays import is_gguf_of_arrays
 from aprgraph.runtime.trace.manifest import MANIFEST, MARKER
 from aprgraph.runtime.trace.names import NameRules
 from aprgraph.runtime.trace.number_files import is_number_file, is_printed
@@ -61,7 +62,7 @@ def holds_arrays(path: Path) -> bool:
     if not path.is_dir():
         if not path.is_file() or _is_aprt(path):
             return False
-        return is_array_file(path.name) or is_number_file(path, objects=True) or is_printed(path)
+        return is_array_file(path.name) or is_gguf_of_arrays(path) or is_number_file(path, objects=True) or is_printed(path)
     if any((path / name).exists() for name in _OTHERS):
         return False
     files = list_folder(path).files

@@ -24,6 +24,7 @@ from aprgraph.runtime.trace.name_map import NameMap
 from aprgraph.runtime.trace.reader import Trace
 from tests.graph.test_checkpoint_files import packed
 from tests.support.cli import run_cli
+from tests.support.gguf_copy import write_gguf_arrays
 from tests.support.traces import trace_model, values, write_bare
 
 try:
@@ -46,6 +47,8 @@ def save(path: Path, arrays: dict[str, Any]) -> Path:
         kinds = {"float16": "F16", "float32": "F32", "float64": "F64", "bfloat16": "BF16", "int64": "I64"}
         entries = {name: (kinds[str(array.dtype)], list(array.shape), array.tobytes()) for name, array in arrays.items()}
         path.write_bytes(packed(entries))
+    elif path.suffix == ".gguf":
+        write_gguf_arrays(path, arrays)
     elif path.suffix == ".pt":
         torch.save({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, path)
     else:
@@ -67,7 +70,7 @@ def fails(*arguments: object) -> str:
 
 
 @pytest.mark.contract("CAPTURE-FILES-1")
-@pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "folder", pytest.param("a.pt", marks=with_torch)])
+@pytest.mark.parametrize("name", ["a.npz", "a.safetensors", "a.gguf", "folder", pytest.param("a.pt", marks=with_torch)])
 def test_arrays_are_read_where_they_lie(tmp_path: Path, name: str) -> None:
     """By stages' names and by a map, in any of the shapes and types that Trace.write takes."""
     path = save(
@@ -339,6 +342,20 @@ def test_bad_maps(tmp_path: Path, rules: list[str], message: str) -> None:
     path = save(tmp_path / "a.npz", {"layer0.attn_norm": NORM, "a.b": OUT})
     found = fails("inspect", path, *(word for rule in rules for word in ("--map", rule)))
     assert message in found
+
+
+def test_two_passes_in_one_place(tmp_path: Path) -> None:
+    """A file for each pass, and a rule that does not say which is which: the names tell, and so does the error."""
+    for step, array in enumerate((OUT, OUT[:1])):
+        save(tmp_path / f"step_{step}.npz", {"layers.0.mlp": array})
+    said = fails("inspect", tmp_path, "--map", MLP)
+    assert said == (
+        f"{tmp_path}: 'step_0.layers.0.mlp' and 'step_1.layers.0.mlp' are both layer 0 ffn_out; take one of them, by a narrower --map, or say "
+        rf"of which pass each is (step\1.layer\2.…): `aprgraph inspect {tmp_path}` suggests rules"
+    )
+    [rule] = json.loads(run_cli("inspect", tmp_path, "--json").out)["rules that their names suggest"]
+    trace = Trace.open(tmp_path, names=[rule.removeprefix("--map '").removesuffix("'")])
+    assert [entry.label for entry in trace] == ["layer 0 ffn_out", "step 1 layer 0 ffn_out"]
 
 
 def test_a_map_without_arrays(tmp_path: Path) -> None:

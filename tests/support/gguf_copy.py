@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gguf
+import ml_dtypes
 import numpy as np
 
 #: A tensor: its name, its bytes or numbers as the gguf package has them, its type.
@@ -38,3 +39,18 @@ def copy_in_parts(
     writer.write_tensors_to_file()
     writer.close()
     return sorted(target.parent.glob(f"{target.stem}*{target.suffix}"))
+
+
+def write_gguf_arrays(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Path:
+    """A GGUF file of arrays that are no weights; bfloat16 as the package has it, of the numbers themselves."""
+    writer = gguf.GGUFWriter(path, "a-run")
+    for name, array in arrays.items():
+        kind = gguf.GGMLQuantizationType.BF16 if array.dtype == ml_dtypes.bfloat16 else None
+        writer.add_tensor(
+            name, np.ascontiguousarray(array if kind is None else gguf.quantize(array.astype(np.float32), kind)), raw_dtype=kind
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

@@ -249,6 +249,7 @@ _READ = (
     ModelKey("expert_used_count", "how many experts a position uses", ("top_k",), matters=with_experts),
     ModelKey("expert_feed_forward_length", "the size of an expert", neutral=(0,), matters=with_experts),
     ModelKey("expert_shared_feed_forward_length", "the size of the shared expert", neutral=(0,), matters=with_experts),
+    ModelKey("moe_latent_size", "the size of the latent that experts read", neutral=_OFF, matters=with_experts),
     ModelKey(
         "expert_weights_norm", "whether the weights of the chosen experts are divided by their sum", ("router_weights",),
         matters=with_experts, has_default=True, llama_cpp=f"{_NOT_READ}, and does what the family does", llama_cpp_reads_in=_FREE_ROUTERS,
@@ -319,7 +320,6 @@ _NEVER_READ = (
     ModelKey("experts_per_group", "how many experts a group has", neutral=(0, 1), matters=with_experts),
     ModelKey("expert_chunk_feed_forward_length", "another kind of expert", neutral=_OFF, matters=with_experts),
     ModelKey("moe_every_n_layers", "which layers have experts", neutral=(0, 1), matters=with_experts),
-    ModelKey("moe_latent_size", "another kind of expert", neutral=_OFF, matters=with_experts),
     ModelKey("swiglu_clamp_exp", "the bounds inside experts", neutral=_OFF),
     ModelKey("swiglu_clamp_shexp", "the bounds inside the shared expert", neutral=_OFF),
     ModelKey("hidden_activation", "the activation", matters=other_activation),

@@ -66,10 +66,22 @@ class Stage:
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
     #: What a model must have to have it: multi-head latent attention, recurrent layers, selective state spaces, gated short convolutions,
-    #: a gate of what attention gives, experts whose inputs are weighed, embeddings for each layer, a dense network beside the experts of a
-    #: layer, a hidden state of several streams, or a second residual connection.
+    #: a gate of what attention gives, experts whose inputs are weighed, experts that read a latent, embeddings for each layer, a dense
+    #: network beside the experts of a layer, a hidden state of several streams, or a second residual connection.
     only_with: (
-        Literal["latent", "recurrent", "selective", "convolution", "gated", "weighed inputs", "per_layer", "beside", "streams", "laurel"]
+        Literal[
+            "latent",
+            "recurrent",
+            "selective",
+            "convolution",
+            "gated",
+            "weighed inputs",
+            "latent experts",
+            "per_layer",
+            "beside",
+            "streams",
+            "laurel",
+        ]
         | None
     ) = None
     #: Those of ``reads`` that earlier passes left too: the keys and values of a KV cache.
@@ -112,6 +124,7 @@ _SELECTIVE: Final = "selective"
 _CONVOLUTION: Final = "convolution"
 _GATED: Final = "gated"
 _WEIGHED: Final = "weighed inputs"
+_NARROW: Final = "latent experts"
 _PER_LAYER: Final = "per_layer"
 _BESIDE: Final = "beside"
 _STREAMS: Final = "streams"
@@ -273,18 +286,24 @@ STAGES: list[Stage] = [
           ("moe_router_scores",), network=_EXPERTS),
     Stage("moe_norm", ("n", "E"), _K.NORM, "what the experts read, where they have a norm of their own",
           ("post_attn_residual",), addition=True, optional=True, network=_EXPERTS, only_with=_BESIDE),
+    Stage("moe_latent", ("n", "W"), _K.MATMUL, "the latent of the layer's input that the experts read, where they do not read it itself",
+          ("ffn_norm",), addition=True, optional=True, network=_EXPERTS, only_with=_NARROW),
     Stage("moe_expert_in", ("n", "k", "E"), _K.ELEMENTWISE, "what a chosen expert reads, where its weight goes into that",
           ("ffn_norm", "moe_router"), addition=True, optional=True, network=_EXPERTS, only_with=_WEIGHED),
     Stage("moe_expert_gate", ("n", "k", "F"), _K.MATMUL, "gate projection inside the chosen experts",
-          ("ffn_norm", "moe_norm", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
+          ("ffn_norm", "moe_norm", "moe_latent", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_expert_up", ("n", "k", "F"), _K.MATMUL, "up projection inside the chosen experts",
-          ("ffn_norm", "moe_norm", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
+          ("ffn_norm", "moe_norm", "moe_latent", "moe_expert_in", "moe_router_indices"), addition=True, network=_EXPERTS),
     Stage("moe_expert_swigl", ("n", "k", "F"), _K.ELEMENTWISE, "act(gate) · up inside the chosen experts",
           ("moe_expert_gate", "moe_expert_up"), addition=True, network=_EXPERTS),
-    Stage("moe_expert_out", ("n", "k", "E"), _K.MATMUL, "each chosen expert's output, before weighting unless its input was weighed",
+    Stage("moe_expert_out", ("n", "k", "W"), _K.MATMUL, "each chosen expert's output, before weighting unless its input was weighed",
           ("moe_expert_swigl", "moe_router_indices"), addition=True, network=_EXPERTS),
+    Stage("moe_latent_sum", ("n", "W"), _K.MATMUL, "the weighted sum of experts that read a latent",
+          ("moe_expert_out", "moe_router"), addition=True, optional=True, network=_EXPERTS, only_with=_NARROW),
+    Stage("moe_latent_out", ("n", "E"), _K.MATMUL, "that after the projection back",
+          ("moe_latent_sum",), addition=True, optional=True, network=_EXPERTS, only_with=_NARROW),
     Stage("moe_ffn_out", ("n", "E"), _K.MATMUL, "the sum of the experts, weighted unless their inputs were, plus the shared expert if any",
-          ("moe_expert_out", "moe_router", "ffn_out"), network=_EXPERTS),
+          ("moe_expert_out", "moe_router", "moe_latent_out", "ffn_out"), network=_EXPERTS),
     Stage("moe_post_norm", ("n", "E"), _K.NORM, "the weighted sum of the experts after its own norm",
           ("moe_ffn_out",), addition=True, optional=True, network=_EXPERTS, only_with=_BESIDE),
     Stage("ffn_sum", ("n", "E"), _K.ELEMENTWISE, "the dense network and the experts beside it together, each after its norm",

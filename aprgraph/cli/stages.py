@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _LETTERS = (
     "n positions in this pass, t positions attended to (t = n in a prefill), H query heads, K KV heads, D head size,\n"
     "E hidden size, F FFN size, V vocabulary, X experts, k experts used per position;\n"
+    "where experts read a latent W its size, else E\n"
     "in latent attention L latent of k and v, M latent of q, R elements of a head that RoPE turns, N the others\n"
     "in recurrent layers C channels of the short convolution, G heads of q and k of size S, P heads of v of size U\n"
     "of embedding models Y size of the embedding of a text, Z size between two dense layers behind the pooling\n"

@@ -84,11 +84,20 @@ class Mixture(Decoder):
         ids = self.choose(g, self.choose_by(g, scores))
         weights = self.weigh(g, scores, ids)
         given = g.apply("moe_expert_in", "expert_inputs", x, weights) if self.weighs_inputs else self.expert_input(g, x)
-        outputs = g.expert_linear("moe_expert_out", self.expert_product(g, given, ids), ids, self.experts, self.hidden)
+        outputs = g.expert_linear("moe_expert_out", self.expert_product(g, given, ids), ids, self.experts, self.expert_width)
         terms = (outputs,) if self.weighs_inputs else (outputs, weights)
         if shared is None:
             return g.apply("moe_ffn_out", "expert_sum", *terms)
-        return g.add("moe_ffn_out", g.inner("moe_expert_sum", "expert_sum", *terms), shared)
+        return g.add("moe_ffn_out", self.sum_experts(g, *terms), shared)
+
+    @property
+    def expert_width(self) -> int:
+        """How many elements an expert reads and gives."""
+        return self.hidden
+
+    def sum_experts(self, g: GraphBuilder, *terms: str) -> str:
+        """What a shared expert's output is added to: the sum of the experts' outputs, times their weights where ``terms`` has these too."""
+        return g.inner("moe_expert_sum", "expert_sum", *terms)
 
     def router_input(self, g: GraphBuilder, x: str) -> str:
         """What the router reads, of what the layer's experts are given."""

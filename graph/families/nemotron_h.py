@@ -147,20 +147,24 @@ class NemotronH(StateSpace, UngatedNetwork):
 
 
 class NemotronHMoe(Mixture, NemotronH):
-    """Nemotron 3 Nano (NVIDIA, 2025): Nemotron-H with experts in place of the networks, without gates and beside a shared one.
+    """Nemotron 3 Nano and Super (arXiv:2512.20856): Nemotron-H with experts in place of the networks, without gates and beside a shared
+    one; in Super they read a latent of the layer's input, and their sum is projected back.
 
-    They are chosen by sigmoids with a bias. All layers with a network have experts. Those of Nemotron 3 Super, which read a
-    latent, are not there.
+    They are chosen by sigmoids with a bias. All layers with a network have experts.
     """
 
     architecture = "nemotron_h_moe"
     checked_against = "transformers 5.24, llama.cpp 0.5.0"
-    gguf_names = {**NemotronH.gguf_names, "moe_router_scores": "exp_probs_b"}
+    gguf_names = {
+        **NemotronH.gguf_names,
+        "moe_router_scores": "exp_probs_b", "moe_latent": "ffn_latent_down", "moe_latent_out": "ffn_latent_up",
+    }  # fmt: skip
     hf_names = {
         **NemotronH.hf_names,
         "moe_router_logits": "mixer.gate", "moe_router_scores": "mixer.gate.e_score_correction_bias",
         **dict.fromkeys(("moe_expert_up", "moe_expert_out"), "mixer.experts"),
         "shared_up": "mixer.shared_experts.up_proj", "shared_out": "mixer.shared_experts.down_proj",
+        "moe_latent": "mixer.fc1_latent_proj", "moe_latent_out": "mixer.fc2_latent_proj",
     }  # fmt: skip
     hf_network = (_EXPERTS, "moe_intermediate_size", 7688)
     gating_function = SIGMOID
@@ -168,6 +172,23 @@ class NemotronHMoe(Mixture, NemotronH):
     expert_ffn = same_in_all("expert_feed_forward_length", "moe_intermediate_size")
     expert_scale = real("expert_weights_scale", "routed_scaling_factor", 1.0)
     shared_ffn = number("expert_shared_feed_forward_length", "moe_shared_expert_intermediate_size", lambda f: f.expert_ffn)
+    #: The size of the latent that experts read; 0 for none.
+    latent = number("moe_latent_size", "moe_latent_size", 0, least=0)
+
+    @property
+    def expert_width(self) -> int:
+        """The size of the latent, where there is one."""
+        return self.latent or self.hidden
+
+    def expert_input(self, g: GraphBuilder, x: str) -> str:
+        """The latent of what the layer's experts are given, which the router and the shared expert read itself."""
+        return g.linear("moe_latent", x, self.latent) if self.latent else x
+
+    def sum_experts(self, g: GraphBuilder, *terms: str) -> str:
+        """The weighted sum, projected back where it is of latents."""
+        if not self.latent:
+            return super().sum_experts(g, *terms)
+        return g.linear("moe_latent_out", g.apply("moe_latent_sum", "expert_sum", *terms), self.hidden)
 
     def choose_by(self, g: GraphBuilder, scores: str) -> str:
         """The sigmoids of the scores, plus a bias that takes no part in the weights."""

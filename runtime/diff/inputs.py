@@ -71,6 +71,8 @@ def gain_of(stage: str) -> Gain | None:
         return _PRODUCT if known.is_product or len(values) > 1 else _ACTIVATION
     if known.kind is not StageKind.MATMUL or len(values) > _TWO:
         return None
+    if not known.is_per_choice and any(STAGE_BY_NAME[name].is_per_choice for name in values if name in STAGE_BY_NAME):
+        return None  # a sum over experts
     if len(values) == _TWO and set(values) <= set(known.recalls):
         return None  # what a state has gathered of products
     if len(values) < _TWO:

@@ -64,6 +64,7 @@ LLAMA_CPP_TOLERANCES = {
             "falcon-h1-f32-norm",
             "nemotron-h-f32",
             "nemotron-h-moe-f32",
+            "nemotron-h-moe-f32-latent",
             "bailingmoe2-f32",
             "deepseek-f32",
             "minicpm-f32",

@@ -433,6 +433,11 @@ MODELS = {
         "layers_block_type": ["linear_attention", "moe", "full_attention"], "n_routed_experts": 6, "num_experts_per_tok": 2,
         "moe_intermediate_size": 12, "moe_shared_expert_intermediate_size": 20, "routed_scaling_factor": 2.5,
     }),
+    # As Nemotron 3 Super: experts read a latent.
+    "nemotron-h-moe-f32-latent": FamilyModel("nemotron_h_moe", "NemotronH", _NEMOTRON_H | {
+        "layers_block_type": ["linear_attention", "moe", "full_attention"], "n_routed_experts": 6, "num_experts_per_tok": 3,
+        "moe_intermediate_size": 12, "moe_shared_expert_intermediate_size": 20, "moe_latent_size": 10, "routed_scaling_factor": 5.0,
+    }),
     # transformers has no class of Ling 2.0; Glm4Moe computes the same. Of three groups two are used.
     "bailingmoe2-f32": FamilyModel("bailingmoe2", "Glm4Moe", _SIZES | {
         "hidden_size": 32, "intermediate_size": 28, "moe_intermediate_size": 12, "head_dim": 8, "n_routed_experts": 6, "n_group": 3,

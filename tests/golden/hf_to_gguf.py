@@ -149,6 +149,7 @@ _NEMOTRON_EXPERTS = {
     "expert_count": "n_routed_experts", "expert_used_count": "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size",
     "expert_shared_feed_forward_length": "moe_shared_expert_intermediate_size", "expert_shared_count": "n_shared_experts",
     "expert_weights_norm": "norm_topk_prob", "expert_weights_scale": "routed_scaling_factor", "expert_group_count": "n_group",
+    "moe_latent_size": "moe_latent_size",
 }  # fmt: skip
 
 

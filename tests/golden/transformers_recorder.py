@@ -358,6 +358,10 @@ class Recorder:
             if hasattr(mlp, name):
                 self._hook_dense(index, getattr(mlp, name))
         self._after(mlp, index, "moe_ffn_out")
+        if isinstance(getattr(mlp, "fc1_latent_proj", None), torch.nn.Linear):
+            self._after(mlp.fc1_latent_proj, index, "moe_latent")
+            self._before(mlp.fc2_latent_proj, index, "moe_latent_sum")
+            self._after(mlp.fc2_latent_proj, index, "moe_latent_out")
         if self.loaded.architecture == "llama4":
             hook_weighed_experts(self._put, index, mlp)
             return

@@ -1178,6 +1178,12 @@ def test_experts_of_nemotron_h_are_of_a_family_of_their_own() -> None:
     assert (family.experts, family.chosen, family.expert_ffn, family.shared_ffn, family.expert_scale) == (128, 6, 1856, 3712, 2.5)
     kinds = "".join("E" if size else "*" if heads else "M" for heads, size in zip(family.kv_heads, family.ffn, strict=True))
     assert kinds == config["hybrid_override_pattern"]
+    assert family.expert_width == family.hidden == 2688
+    # As Nemotron 3 Super, whose last field says what predicts later tokens.
+    wide = {"moe_latent_size": 1024, "num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E"}
+    family = open_family(ConfigMetadata(Path("config.json"), config | wide, {}))
+    assert isinstance(family, NemotronHMoe)
+    assert (family.expert_width, family.layers, account_for_keys(family, ())) == (1024, 52, [])
     dense = config | {"hybrid_override_pattern": "M-M*" * 13}
     assert open_family(ConfigMetadata(Path("config.json"), dense, {})).architecture == "nemotron_h"
     for fields, message in (
@@ -1186,7 +1192,6 @@ def test_experts_of_nemotron_h_are_of_a_family_of_their_own() -> None:
             "a layer is of the kind 'mlp'; supported beside moe are linear_attention and full_attention",
         ),
         ({"n_routed_experts": None}, "field 'n_routed_experts' is missing"),
-        ({"moe_latent_size": 1024}, "moe_latent_size is 1024 .*which the family 'nemotron_h_moe' does not apply"),
         ({"n_group": 4}, "n_group is 4 .*which the family 'nemotron_h_moe' does not apply"),
     ):
         with pytest.raises((ModelError, UnsupportedModelError), match=message):

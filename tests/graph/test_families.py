@@ -463,6 +463,22 @@ def test_an_exaone_without_windows_has_rope_in_every_layer(family: str, tiny_mod
     assert not any(node.attrs["window"] for node in graph.with_op("attn_scores"))
 
 
+def test_experts_of_nemotron_h_read_a_latent_and_the_router_and_the_shared_expert_do_not(tiny_model: Tiny) -> None:
+    path = tiny_model(family="nemotron_h_moe", layers=3)
+    graph = built(path)
+    operands = {name: graph.operand_names(f"layer2.{name}")[0].removeprefix("layer2.") for name in (
+        "moe_router_logits", "ffn_up", "moe_latent", "moe_expert_up", "moe_latent_sum", "moe_latent_out", "moe_ffn_out",
+    )}  # fmt: skip
+    assert operands == {
+        **dict.fromkeys(("moe_router_logits", "ffn_up", "moe_latent"), "attn_norm"), "moe_expert_up": "moe_latent",
+        "moe_latent_sum": "moe_expert_out", "moe_latent_out": "moe_latent_sum", "moe_ffn_out": "moe_latent_out",
+    }  # fmt: skip
+    assert graph.operand_names("layer2.moe_ffn_out")[1] == "layer2.ffn_out"
+    assert [graph[f"layer2.{name}"].type.dims[-1] for name in ("moe_latent", "moe_expert_out", "moe_latent_out")] == [32, 32, 64]
+    with pytest.raises(ModelError, match=r"ffn_up_exps.weight"):
+        built(path, nemotron_h_moe__moe_latent_size=0)
+
+
 def test_the_gate_and_the_embedding_of_afmoe(tiny_model: Tiny) -> None:
     """Without windows it is still every fourth layer that has no RoPE; with others, the layers without one."""
     path = tiny_model(family="afmoe", layers=4, sliding_window=0)

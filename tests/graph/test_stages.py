@@ -17,7 +17,8 @@ ORDER = [
     "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "laurel_residual", "ffn_norm", "ffn_gate", "ffn_up",
     "ffn_gate_sparse", "ffn_silu", "ffn_swigl", "ffn_out",
     "ffn_out_norm", "ffn_post_norm", "moe_router_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices",
-    "moe_norm", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "moe_ffn_out", "moe_post_norm", "ffn_sum",
+    "moe_norm", "moe_latent", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "moe_latent_sum",
+    "moe_latent_out", "moe_ffn_out", "moe_post_norm", "ffn_sum",
     "post_ffn_residual", "altup_correct_norm", "altup_correct_router", "altup_correct_coefs", "altup_corrected", "altup_scaled",
     "per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm", "layer_out", "altup_out", "layer_out_norm",
     "altup_merged", "final_norm", "pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed", "lm_head_raw", "lm_head",
@@ -30,6 +31,7 @@ RECURRENT = {
 }  # fmt: skip
 SELECTIVE = {"ssm_dt_b_c", "ssm_dt_norm", "ssm_b_norm", "ssm_c_norm"}
 GATED = {"attn_gate", "attn_gated"}
+NARROW = {"moe_latent", "moe_latent_sum", "moe_latent_out"}
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 POOLED = ["pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed"]
 PER_LAYER = {"per_layer_input", "per_layer_gate", "per_layer_gated", "per_layer_out", "per_layer_norm"}
@@ -39,7 +41,7 @@ STREAMS = {
     "altup_correct_norm", "altup_correct_router", "altup_correct_coefs", "altup_corrected", "altup_scaled", "altup_out", "altup_merged",
 }  # fmt: skip
 LAUREL = {"laurel_left", "laurel_right", "laurel_norm", "laurel_out", "laurel_residual"}
-ADDITIONS = LATENT | RECURRENT | SELECTIVE | CONVOLUTION | GATED | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
+ADDITIONS = LATENT | RECURRENT | SELECTIVE | CONVOLUTION | GATED | NARROW | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
     "v_norm", "layer_out", "embedding_norm", "layer_out_norm", "ffn_gate_sparse",
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_in", "moe_expert_gate",
     "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "lm_head_raw",
@@ -66,7 +68,7 @@ def test_shapes() -> None:
     assert dims["k_post_rope"] == dims["k_norm"] == "n, K*D"
     assert dims["attn_scores"] == dims["attn_softmax"] == "H, n, t"
     assert dims["ffn_gate"] == dims["ffn_up"] == dims["ffn_silu"] == dims["ffn_swigl"] == "n, F"
-    assert dims["moe_expert_out"] == "n, k, E"
+    assert dims["moe_expert_out"] == "n, k, W"
     assert dims["lm_head"] == "V"
     hidden = "embedding attn_norm attn_out post_attn_residual ffn_norm ffn_out moe_ffn_out post_ffn_residual final_norm"
     assert {dims[name] for name in hidden.split()} == {"n, E"}
@@ -133,6 +135,7 @@ def test_what_holds_of_single_stages() -> None:
         *SELECTIVE,
         *CONVOLUTION,
         *GATED,
+        *NARROW,
         *PER_LAYER,
         *BESIDE,
     }
@@ -144,6 +147,8 @@ def test_what_holds_of_single_stages() -> None:
     assert {stage.name for stage in STAGES if stage.only_with == "streams"} == STREAMS
     assert {stage.name for stage in STAGES if stage.only_with == "laurel"} == LAUREL
     assert {stage.name for stage in STAGES if stage.only_with == "convolution"} == CONVOLUTION
+    assert {stage.name for stage in STAGES if stage.only_with == "gated"} == GATED
+    assert {stage.name for stage in STAGES if stage.only_with == "latent experts"} == NARROW
     assert {stage.name for stage in STAGES if stage.only_with == "weighed inputs"} == {"moe_expert_in"}
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}
     assert not is_logits(None)

@@ -139,6 +139,8 @@ def write_tiny_model(
         numbers["attention.shared_kv_layers"] = int(layers > 2)
     if "activation_sparsity_scale" in keys_of(kind):  # in the first layer alone
         numbers["activation_sparsity_scale"] = ListValue([0.5, *[-math.inf] * (layers - 1)])
+    if "moe_latent_size" in keys_of(kind):
+        numbers["moe_latent_size"] = 32 if unit == 64 else unit
     numbers |= other_numbers(kind, numbers) | own.numbers
 
     there = {

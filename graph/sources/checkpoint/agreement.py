@@ -129,6 +129,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     "nemotron_h": (
         _BY_FIELD,
         _NETWORK_BY_FIELD,
+        _Biases(re.compile(r"blk\.\d+\.ffn_latent_(down|up)\.bias"), "mlp_bias", False),
         _Biases(re.compile(r"blk\.\d+\.ssm_conv1d\.bias"), "use_conv_bias", True),
         _Biases(re.compile(r"blk\.\d+\.ssm_(in|out)\.bias"), "use_bias", False),
     ),

@@ -209,7 +209,7 @@ _HARMLESS = """
     experts_per_token initial_context_length generation_config original_max_position_embeddings quantization_config quantization
     use_mtp mtp_transformer_layers num_mtp_modules mtp_num_hidden_layers mtp_use_dedicated_embeddings mamba_ssm_dtype
     use_return_dict num_labels prefix pruned_heads summary_type max_length min_length do_sample temperature top_k
-    output_dropout mtp_loss_scaling_factor
+    output_dropout mtp_loss_scaling_factor mtp_hybrid_override_pattern mtp_layers_block_type keep_mtp_spec_in_bf16
     ep_size seq_aux aux_loss_alpha index_share_for_mtp_iteration
     attention_softmax_in_fp32 scale_attention_softmax_in_fp32 inference_runner validate_runner_input pad_key_length
     pre_allocate_kv_cache max_batch_size max_sequence_length

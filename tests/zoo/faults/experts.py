@@ -215,6 +215,7 @@ FAULTS = (
         either(
             each_layer({"moe_expert_in": reading(1, _weights_in_another_order)}, "moe_expert_in"),
             each_layer({"moe_expert_sum": reading(1, _weights_in_another_order)}, "moe_ffn_out"),
+            each_layer({"moe_latent_sum": reading(1, _weights_in_another_order)}, "moe_latent_sum"),
             each_layer({"moe_ffn_out": reading(1, _weights_in_another_order)}, "moe_ffn_out"),
         ),
     ),
@@ -230,6 +231,7 @@ FAULTS = (
         "The sum has one expert less.",
         either(
             each_layer({"moe_expert_sum": _last_expert_forgotten}, "moe_ffn_out"),
+            each_layer({"moe_latent_sum": _last_expert_forgotten}, "moe_latent_sum"),
             each_layer({"moe_ffn_out": _last_expert_forgotten}, "moe_ffn_out"),
         ),
     ),
@@ -237,7 +239,9 @@ FAULTS = (
         "shared expert forgotten",
         "graph",
         "The sum is that of the chosen experts alone.",
-        each_layer({"moe_ffn_out": left_out}, "moe_ffn_out", when=having("moe_expert_sum")),
+        either(
+            *(each_layer({"moe_ffn_out": left_out}, "moe_ffn_out", when=having(total)) for total in ("moe_expert_sum", "moe_latent_out"))
+        ),
     ),
     Fault(
         "shared expert's gate forgotten",

@@ -80,12 +80,13 @@ def _added_behind(site: Site, kept: Array, normed: Array, operands: Sequence[Arr
     return np.asarray(kept + site.compute([normed, *operands[1:]]))
 
 
-@explains("rms_norm")
+@explains("rms_norm", "l2_norm")
 def by_length(site: Site) -> Iterator[Alternative]:
-    """The sum of the squares is taken where it should be their mean."""
+    """The sum of the squares is taken where it should be their mean, or the reverse."""
     size = site.operands[0].shape[1] // site.node.attr_int("groups")
-    words = "the norm divides by the root of the sum of squares, and not of their mean"
-    yield Alternative("norm-sum", words, lambda operands: site.compute(operands) / math.sqrt(size))
+    own, other, factor = ("mean", "sum", size**-0.5) if site.node.op == "rms_norm" else ("sum", "mean", math.sqrt(size))
+    words = f"the norm divides by the root of the {other} of squares, and not of their {own}"
+    yield Alternative("norm-sum", words, lambda operands: site.compute(operands) * factor)
 
 
 @explains("rms_norm")

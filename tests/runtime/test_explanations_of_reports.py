@@ -176,3 +176,28 @@ def test_one_row_of_a_weight_for_all() -> None:
 def test_a_gate_of_one_number_that_is_left_out_is_no_softmax() -> None:
     """A softmax of one number is 1 whatever that is, and so nothing that a longer text would tell apart."""
     assert causes("qwen2moe", Plant({f"{LAYER}shared_expert": left_out})) == {"layer 1 moe_ffn_out": "shared_expert is without shared_gate"}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+def test_a_norm_of_the_mean_in_place_of_the_sum() -> None:
+    """1bit-MONSTER/1bit-MONSTER#2134: q and k of a gated delta net, of length 1, as RMSNorm has them."""
+    words = "the norm divides by the root of the mean of squares, and not of their sum"
+    plant = Plant({"layer0.delta_k": then(lambda value: value * np.float32(4))})
+    assert causes("qwen3next", plant) == {"layer 0 delta_k": words}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ([1, 0], "the two halves of output.weight have changed places"),
+        ([2, 0, 3, 1], "the 4 equal parts of output.weight are in the order 2, 0, 3, 1"),
+    ],
+)
+def test_logits_of_devices_in_another_order(order: list[int], words: str) -> None:
+    """One position of logits, whose columns nothing tells apart but that they go together."""
+
+    def gathered(own: Array) -> Array:
+        return own.reshape(len(order), -1, own.shape[1])[order].reshape(own.shape)
+
+    assert causes("llama", Plant(weights={"output.weight": weight(gathered)})) == {"lm_head": words}

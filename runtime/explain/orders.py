@@ -73,12 +73,17 @@ def order_words(order: Array, weight: str, heads: Sequence[int], noun: str = "ro
     for parts in (parts for parts in _PARTS if len(order) % parts == 0 and len(order) // parts >= _LEAST_PART):
         size = len(order) // parts
         places = order.reshape(parts, -1)[:, 0] // size
-        if np.array_equal(order, (places[:, None] * size + np.arange(size)).reshape(-1)):
+        if len({*places.tolist()}) == parts and np.array_equal(order, (places[:, None] * size + np.arange(size)).reshape(-1)):
             return f"the {parts} equal parts of {weight} are in the order {listed(map(int, places), 2 * _FEW)}"
     for count in dict.fromkeys(heads):
         for words, of_head in (("halves (i, i + D/2)", _to_halves), ("neighbours (2i, 2i + 1)", _to_neighbours)):
             if len(order) % count == 0 and (len(order) // count) % 2 == 0 and _is_by_heads(order, count, of_head(len(order) // count)):
                 return f"the rows of each head of {weight} are in the order of RoPE that pairs {words}"
+    for count in (count for count in dict.fromkeys(heads) if len(order) % count == 0 and 1 < len(order) // count < len(order)):
+        size = len(order) // count
+        by = int(order[0])
+        if 0 < by < size and _is_by_heads(order, count, np.roll(np.arange(size), -by)):
+            return f"the {noun} of each head of {weight} begin at its {noun.removesuffix('s')} {by}, and go on from its first"
     if len(set(order[moved])) == 1:
         those = f"all {noun}" if len(moved) >= len(order) - 1 else f"the {noun} {runs(moved, _FEW)}"
         return f"{those} of {weight} are its {noun.removesuffix('s')} {order[moved[0]]}"

@@ -201,3 +201,65 @@ def test_logits_of_devices_in_another_order(order: list[int], words: str) -> Non
         return own.reshape(len(order), -1, own.shape[1])[order].reshape(own.shape)
 
     assert causes("llama", Plant(weights={"output.weight": weight(gathered)})) == {"lm_head": words}
+
+
+def _normed_product(call: Call) -> Array:
+    norm = call.subject.graph["layer0.delta_norm"]
+    return call.compute_as(
+        "rms_norm", [call.near("delta_rule") * call.near("delta_gate_open"), call.subject.weight("blk.0.ssm_norm.weight")], **norm.attrs
+    )
+
+
+def _norm_of_more(call: Call) -> Array:
+    """The norm of the latent by the squares of what RoPE turns too."""
+    x, own = call.operands
+    mean = np.square(call.near("kv_a")).mean(axis=-1, keepdims=True)
+    return np.asarray(x / np.sqrt(mean + np.float32(call.node.attr_float("eps"))) * own)
+
+
+#: What is said: family, the node, what it computes, the stage that shows it.
+ORDERS: dict[str, tuple[str, str, Patch, str]] = {
+    # ggml-org/llama.cpp#16095: which of the two a state space has differs between families
+    "the norm comes behind the gate, and not before it": ("qwen3next", "layer0.delta_gated", _normed_product, "layer 0 delta_gated"),
+    "the norm comes before the gate, and not behind it": (
+        "mamba2", f"{LAYER}ssm_norm", lambda call: call.compute([call.near("ssm_scan"), call.operands[1]]) * call.near("ssm_gate_open"),
+        "layer 1 ssm_norm",
+    ),
+    "the mean of the squares is that of all 72 columns, and not of the 64 that are normalised": (
+        "deepseek2", f"{LAYER}kv_a_norm", _norm_of_more, "layer 1 kv_a_norm",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+@pytest.mark.parametrize("words", ORDERS)
+def test_norms_of_state_spaces_and_latents(words: str) -> None:
+    family, node, patch, label = ORDERS[words]
+    assert causes(family, Plant({node: patch})) == {label: words}
+
+
+#: What is said: the weight of a gated delta net, and how it is read; steps and rates show in the decay alone.
+DECAY: dict[str, dict[str, Misreading]] = {
+    # ml-explore/mlx-lm#1792
+    "blk.0.ssm_dt.bias is added with its elements in another order": {"blk.0.ssm_dt.bias": weight(lambda own: own[::-1])},
+    "the logarithm of the rates is taken for blk.0.ssm_a, without -exp": {"blk.0.ssm_a": weight(lambda own: np.log(-own))},
+    "blk.0.ssm_a goes through -exp, as logarithms of rates have to": {"blk.0.ssm_a": weight(lambda own: -np.exp(own))},
+}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+@pytest.mark.parametrize("words", DECAY)
+def test_what_a_decay_is_made_of(words: str) -> None:
+    assert causes("qwen3next", Plant(weights=DECAY[words])) == {"layer 0 delta_decay": words}
+
+
+@pytest.mark.contract("BLAME-EXPLAINED-4")
+def test_the_parts_of_a_head_in_the_other_order() -> None:
+    """Latent attention whose q has what RoPE turns first, as some converters leave it."""
+
+    def turned_first(own: Array) -> Array:
+        heads = own.reshape(4, -1, own.shape[1])
+        return np.concatenate([heads[:, 32:], heads[:, :32]], axis=1).reshape(own.shape)
+
+    words = "the rows of each head of blk.1.attn_q_b.weight begin at its row 32, and go on from its first"
+    assert causes("deepseek2", Plant(weights={"blk.1.attn_q_b.weight": weight(turned_first)})) == {"layer 1 q_matmul": words}

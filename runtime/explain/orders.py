@@ -42,7 +42,9 @@ def found_order(recorded: Array, due: Array) -> Array | None:
 
 
 def found_order_of_parts(recorded: Array, due: Array) -> Array | None:
-    """The same of columns in 2, 4, 8 or 16 equal parts that have changed places as a whole, which one position tells."""
+    """The same of one position, [1, R], in 2, 4, 8 or 16 equal parts that have changed places as a whole; None of several."""
+    if recorded.shape != due.shape or len(due) != 1:
+        return None
     count = due.shape[1]
     for parts in (parts for parts in _PARTS if count % parts == 0 and count // parts >= _LEAST_PART):
         ours, theirs = (side.reshape(len(side), parts, -1) for side in (recorded, due))

@@ -327,7 +327,7 @@ class CompiledModel(Shown):
                     on_token(token)
 
             failure = None
-            recorder = Recorder(run, writer, engine.summarise, on_entry, when_written=when_written)
+            recorder = Recorder(run, writer, engine, on_entry, when_written=when_written)
             try:
                 execute(run, engine, recorder, self._end_tokens(run), keep)
             except NonFiniteError as error:

@@ -297,7 +297,7 @@ def _on_the_wall(actions: Mapping[str, Callable[[], object]], rounds: int) -> Ti
 def _trace(run: RunPlan, engine: Engine, scratch: Path, *, stats_only: bool) -> None:
     writer = TraceWriter(_fresh(scratch), stats_only=stats_only)
     with contextlib.closing(writer):
-        execute(run, engine, Recorder(run, writer, engine.summarise, None))
+        execute(run, engine, Recorder(run, writer, engine, None))
 
 
 def _record(program: CompiledModel, run: RunPlan, scratch: Path) -> None:

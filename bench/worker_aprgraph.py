@@ -52,6 +52,7 @@ def answer(compiled: CompiledModel, threads: int, scratch: Path) -> None:
     """Answer requests until there are no more."""
     layers = compiled.model.family.layers
     programs: dict[bool, Program] = {}
+    sessions: dict[bool, Session] = {}
     folders = DumpFolders(scratch)
     print(json.dumps({"name": "aprgraph", "system": compiled.artifact.target_name}), flush=True)
     for line in sys.stdin:
@@ -63,9 +64,11 @@ def answer(compiled: CompiledModel, threads: int, scratch: Path) -> None:
         run: RunPlan = compiled.plan(parse_plan("all" if dump else None, f"0..{layers}"), tokens)
         if dump not in programs:
             graph = executed_graph(run.graph, one_pass=True)
-            session = Session(compiled.artifact.kernel_code, compiled.model, threads)
-            programs[dump] = session.load(compiled.artifact.program(graph), graph)
+            sessions[dump] = Session(compiled.artifact.kernel_code, compiled.model, threads)
+            programs[dump] = sessions[dump].load(compiled.artifact.program(graph), graph)
         writer = TraceWriter(folders.new(run.nbytes))
+        if (write_files := sessions[dump].write_files) is not None:
+            writer.write_values_that_stay(write_files)
         start = time.perf_counter()
         programs[dump].run(
             tokens,

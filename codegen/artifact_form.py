@@ -7,7 +7,7 @@ from aprgraph.graph.json_documents import Document, Exactly, Flag, ListOf, MapOf
 
 FORMAT = "aprgraph-artifact"
 #: Raised whenever kernels, programs or the files of an artifact change in a way that older artifacts do not follow.
-VERSION = 9
+VERSION = 10
 TARGETS = ("llvm", "cuda", "reference")
 
 #: Digests are SHA-256. The first of their digits become names of files, so nothing else may stand in their place.

@@ -33,7 +33,19 @@ HALF_TABLE_SIZE = 1 << 16
 #: with NaN count, Inf count, min, max, sum and sum of squares (of the finite elements).
 STATISTICS_KERNEL = "tensor_statistics"
 STATISTICS_CHUNK = 16384
+#: On a CPU, the kernel that summarises such chunks of several tensors: x [count] f32, which is all memory that they lie in, the first
+#: element and the number of elements of each chunk, i64 [chunks] -> [chunks, columns] f64, the bits that STATISTICS_KERNEL gives.
+CHUNKS_KERNEL = "chunk_statistics"
 STATISTICS_COLUMNS = 6
+
+#: On a CPU, the kernel that makes files that are not there: bounds [groups + 1] i64, files [count, FILE_COLUMNS] i64, the flags of
+#: open(2) -> states [count] i64. Threads make the files of a group each, from its bound to the next. Of a file: the address of its path,
+#: which ends with a NUL, then the two pieces of it for writev(2), each an address and a number of bytes. Its state: 0, it is whole; 1,
+#: it could not be opened; 2, it is there, and not whole.
+FILES_KERNEL = "make_files"
+FILE_COLUMNS = 5
+#: The kernels of a CPU that no node of a graph asks for.
+OWN_KERNELS = (STATISTICS_KERNEL, CHUNKS_KERNEL, FILES_KERNEL)
 
 
 def half_table() -> npt.NDArray[np.float32]:

@@ -15,8 +15,10 @@ from aprgraph.graph.ops import Array, has_state, is_tap, traits_of
 from aprgraph.runtime.reference import run_reference
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
+from aprgraph.runtime.trace.writing_between import WriteFiles, write_each
 
-#: Called with a tap's node, its value (f32 in its shape; whoever wants it later must copy it) and its statistics.
+#: Called with a tap's node, its value (f32 in its shape; whoever wants it later must copy it, or hold it where ``Engine.write_files`` is
+#: there) and its statistics.
 OnTap = Callable[[Node, F32, Statistics], None]
 
 
@@ -26,6 +28,12 @@ class Engine(Protocol):
     @property
     def target_name(self) -> str:
         """The name of the target, as in traces."""
+
+    @property
+    def write_files(self) -> WriteFiles | None:
+        """Writes files of values that ``on_tap`` was given, in it or in the same thread. None where these do not stay as they are for as
+        long as they are held, or where the engine computes meanwhile.
+        """
 
     def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
         """Run ``tokens`` at positions start, start + 1, …; ``on_tap`` is called as tapped tensors appear.
@@ -90,6 +98,7 @@ class ReferenceEngine:
     """Interprets graphs in float64; values are rounded to f32 where they leave it."""
 
     target_name = "reference"
+    write_files = staticmethod(write_each)
 
     def __init__(self, model: Model) -> None:
         self._model = model

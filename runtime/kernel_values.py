@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aprgraph.graph.block_formats import decode_by_gguf, decode_minima, weight_format, weight_storage
+from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS
 from aprgraph.graph.ir import Node
 from aprgraph.graph.ops.sources import MINIMA
 from aprgraph.graph.weight_pieces import InPieces, packed, places_from, split
+from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics, statistics_from_sums
 from aprgraph.runtime.weight_scales import Tensors, row_scales
 
@@ -88,6 +92,28 @@ def exportable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     the system, for the file's pages stay what they are.
     """
     return np.asarray(_Exportable(array))
+
+
+def rows_of_all(
+    kernel: Callable[..., object], from_dlpack: Callable[[npt.NDArray[Any]], Any], values: Sequence[tuple[F32, int]]
+) -> list[npt.NDArray[np.float64]]:
+    """What STATISTICS_KERNEL would say of each of ``values``, arrays with their addresses, by one call of CHUNKS_KERNEL, ``kernel``.
+
+    They lie anywhere in memory, one after the other in themselves.
+    """
+    first = min(address for _, address in values) // _ALIGNMENT * _ALIGNMENT
+    firsts: list[int] = []
+    sizes: list[int] = []
+    ends: list[int] = []
+    for array, address in values:
+        starts = range(0, array.size, STATISTICS_CHUNK)
+        firsts += [(address - first) // array.itemsize + start for start in starts]
+        sizes += [min(STATISTICS_CHUNK, array.size - start) for start in starts]
+        ends.append(len(firsts))
+    span = np.asarray(_Memory(first, (max(map(sum, zip(firsts, sizes, strict=True))),), "<f4"))
+    rows = np.empty((len(firsts), STATISTICS_COLUMNS))
+    kernel(*(from_dlpack(array) for array in (span, np.array(firsts), np.array(sizes), rows)))
+    return [rows[start:end] for start, end in pairwise([0, *ends])]
 
 
 def statistics_from_rows(count: int, rows: npt.NDArray[np.float64]) -> Statistics:

@@ -27,6 +27,8 @@ class SplitEngine:
         """What the engines name the target; where they do not agree, each of their names."""
         return ", ".join(dict.fromkeys(engine.target_name for engine in self._engines))
 
+    write_files = None
+
     def run(self, graph: Graph, tokens: Sequence[int], start: int, on_tap: OnTap | None) -> dict[str, F32]:
         """See ``Engine.run``."""
         values: dict[str, F32] = {}

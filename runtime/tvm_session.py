@@ -6,7 +6,8 @@ import errno
 import math
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,9 @@ import numpy.typing as npt
 from aprgraph.graph.block_formats import weight_format
 from aprgraph.graph.calling_convention import (
     CHOICE_FUNCTION,
+    CHUNKS_KERNEL,
     ENTRY,
+    FILES_KERNEL,
     RESIDENT_WEIGHTS,
     STATISTICS_CHUNK,
     STATISTICS_COLUMNS,
@@ -35,9 +38,11 @@ from aprgraph.graph.ops import is_weight, state_type, states_of
 from aprgraph.graph.tvm_libraries import default_threads
 from aprgraph.graph.weight_pieces import comes_in_pieces
 from aprgraph.runtime.engine import Choices, OnTap, Received
-from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, weight_array, weight_in_memory
+from aprgraph.runtime.kernel_values import exportable, rows_of_all, statistics_from_rows, weight_array, weight_in_memory
+from aprgraph.runtime.native_files import write_natively
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
+from aprgraph.runtime.trace.writing_between import WriteFiles
 from aprgraph.runtime.tvm_runtime import TvmRuntime, first_line, load_tvm_runtime
 from aprgraph.runtime.weight_scales import Tensors
 
@@ -47,6 +52,8 @@ Receive = Callable[..., None]
 _ITEMSIZE = 4
 #: How many chunks of a tensor in a file are summarised at once: 16 MiB.
 CHUNKS_AT_ONCE = 256
+#: Values that are summarised together at most, and bytes of them: these are still in a processor's cache.
+_TOGETHER, _BYTES_TOGETHER = 64, 1 << 20
 #: Held while a session's functions have their names, which are the whole process's, and a machine looks them up.
 _NAMES_LOCK = threading.Lock()
 
@@ -75,6 +82,8 @@ class Session:
         self._held: dict[str, object] = {}  # what weights in pieces lie in
         self._states: dict[str, Any] = {}
         self._running: _Run | None = None
+        self._tapped: list[tuple[Node, F32, int]] = []  # values that nobody has been told of, and their addresses
+        self._tapped_bytes = 0
         self._touched = 0  # bytes of weights that may be in memory
 
     def close(self) -> None:
@@ -144,8 +153,29 @@ class Session:
         """Call ``receive`` with the tensors as arrays, now or soon; in the order of the calls, and before ``wait`` returns."""
         receive(*(np.from_dlpack(tensor) for tensor in tensors))
 
+    def _tell(self, on_tap: OnTap, node: Node, value: Any) -> None:
+        """Have ``on_tap`` called, before ``wait`` returns. Small values are summarised together, which takes half as long."""
+        array = cast("F32", np.from_dlpack(value))
+        self._tapped.append((node, array, value.data_ptr()))
+        self._tapped_bytes += array.nbytes
+        if len(self._tapped) >= _TOGETHER or self._tapped_bytes >= _BYTES_TOGETHER:
+            self._tell_all(on_tap)
+
+    def _tell_all(self, on_tap: OnTap) -> None:
+        tapped, self._tapped, self._tapped_bytes = self._tapped, [], 0
+        all_rows = rows_of_all(self.kernels[CHUNKS_KERNEL], self._tvm.from_dlpack, [(array, address) for _, array, address in tapped])
+        for (node, array, _), rows in zip(tapped, all_rows, strict=True):
+            let_through()
+            on_tap(node, array, statistics_from_rows(array.size, rows))
+
     def wait(self) -> None:
-        """Wait until all fetches have called their ``receive``."""
+        """Wait until all fetches have called their ``receive``, and all taps have been told of."""
+        if self._tapped:
+            run = self._running
+            assert run is not None
+            assert run.on_tap is not None
+            on_tap = run.on_tap
+            run.keep_failure(lambda: self._tell_all(on_tap))
 
     def explain(self, error: Exception, positions: int) -> None:
         """Raise an error that explains ``error``, which TVM raised, if its cause is known."""
@@ -184,15 +214,13 @@ class Session:
     def stop(self) -> None:
         """The run is over: no taps or choices are expected."""
         self._running = None
+        self._tapped, self._tapped_bytes = [], 0
 
     def _tap(self, value: Any, name: str) -> None:
-        if self._running is not None and self._running.on_tap is not None:
-            run, on_tap, node = self._running, self._running.on_tap, self._running.graph[str(name)]
-
-            def receive(array: F32, rows: npt.NDArray[np.float64]) -> None:
-                on_tap(node, array, statistics_from_rows(array.size, rows))
-
-            run.keep_failure(lambda: self.fetch([value, self._rows(value, math.prod(value.shape))], receive))
+        run = self._running
+        if run is not None and run.on_tap is not None:
+            node, on_tap = run.graph[str(name)], run.on_tap
+            run.keep_failure(lambda: self._tell(on_tap, node, value))
 
     def _choice(self, value: Any, name: str) -> None:
         if self._running is not None:
@@ -210,6 +238,13 @@ class Session:
         if self._touched > RESIDENT_WEIGHTS:
             self._model.file.release()
             self._touched = 0
+
+    # -- files -----------------------------------------------------------------------------------------------------------
+
+    @property
+    def write_files(self) -> WriteFiles | None:
+        """See ``Engine.write_files``: an array that is held holds the memory of its tensor, which is that value's own."""
+        return partial(write_natively, self.kernels[FILES_KERNEL], self._tvm.from_dlpack, self.threads)
 
     # -- statistics ------------------------------------------------------------------------------------------------------
 
@@ -235,8 +270,11 @@ class Session:
     def _rows(self, value: Any, count: int) -> Any:
         """What the statistics kernel says of a tensor."""
         rows = self._empty((-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")
-        self._statistics(self._tvm.view(value, self.shape((count,))), rows)
+        self._summarise_into(rows, value, count)
         return rows
+
+    def _summarise_into(self, rows: Any, value: Any, count: int) -> None:
+        self._statistics(self._tvm.view(value, self.shape((count,))), rows)
 
 
 class _Run:

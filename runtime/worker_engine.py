@@ -27,6 +27,8 @@ class WorkerEngine:
     ``what`` says which layers they are, for messages. Raises ExecutorError, here and in each method.
     """
 
+    write_files = None  # the worker goes on
+
     def __init__(self, worker: Worker, what: str, code: PartCode, keys: Sequence[int], target_name: str) -> None:
         self._worker, self._what, self.target_name = worker, what, target_name
         self._graphs: Mapping[int, tuple[int, Graph]] = {key: (number, code.graphs[number]) for number, key in enumerate(keys)}

@@ -43,6 +43,7 @@ class CompiledEngine:
         self.target_name = target_name
         programs = {key: artifact.program(executed) for key, (_, executed) in graphs.items()}
         self._session = open_session()
+        self.write_files = self._session.write_files
         self._graphs = graphs  # holds what the keys are the ids of
         self._programs = {key: self._session.load(program, graphs[key][1]) for key, program in programs.items()}
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from aprgraph.graph.ir import Node
 from aprgraph.runs.plan import PromptPart, RunPlan
+from aprgraph.runtime.engine import Engine
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.manifest import TraceEntry
 from aprgraph.runtime.trace.partial_tensor import PartialTensor
@@ -17,7 +18,7 @@ OnEntry = Callable[[TraceEntry], None]
 
 
 class Recorder:
-    """Hands tensors to a writer as they appear; those of a prompt that runs in parts are put together first.
+    """Hands the tensors of an engine to a writer as they appear; those of a prompt that runs in parts are put together first.
 
     ``on_entry`` is told of each; with ``when_written`` its file is there by then, without it may still be on its way.
     """
@@ -26,12 +27,14 @@ class Recorder:
         self,
         run: RunPlan,
         writer: TraceWriter,
-        summarise: Callable[[F32], Statistics],
+        engine: Engine,
         on_entry: OnEntry | None,
         *,
         when_written: bool = False,
     ) -> None:
-        self._run, self._writer, self._summarise = run, writer, summarise
+        self._run, self._writer, self._summarise = run, writer, engine.summarise
+        if engine.write_files is not None:
+            writer.write_values_that_stay(engine.write_files)
         self._on_entry, self._when_written = on_entry, when_written
         self._partial: dict[str, PartialTensor] = {}
 

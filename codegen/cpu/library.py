@@ -13,14 +13,14 @@ from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.linker import link, linker
 from aprgraph.codegen.versions import version
-from aprgraph.graph.calling_convention import STATISTICS_KERNEL
+from aprgraph.graph.calling_convention import OWN_KERNELS
 from aprgraph.graph.tvm_libraries import compiler_alone
 
 _EMITTER = "aprgraph.codegen.cpu.objects"
 
 
 def build_library(requests: Mapping[str, KernelRequest], cpu: Cpu, path: Path) -> None:
-    """Link the kernels ``requests``, by symbol, and the statistics kernel into the shared object ``path``.
+    """Link the kernels ``requests``, by symbol, and OWN_KERNELS into the shared object ``path``.
 
     Those that the user's cache lacks are compiled, and kept there. Raises ToolchainError, GraphError or OSError.
     """
@@ -29,10 +29,10 @@ def build_library(requests: Mapping[str, KernelRequest], cpu: Cpu, path: Path) -
 
 
 def find_or_compile(requests: Mapping[str, KernelRequest], cpu: Cpu) -> list[bytes]:
-    """The object files of the kernels ``requests``, by symbol, and of the statistics kernel, in order of their symbols."""
+    """The object files of the kernels ``requests``, by symbol, and of OWN_KERNELS, in order of their symbols."""
     cache = open_kernel_cache()
     code_depends_on = (cpu.name, version("apache-tvm"), sources_digest(_EMITTER))
-    wanted: dict[str, KernelRequest | None] = {STATISTICS_KERNEL: None, **requests}
+    wanted: dict[str, KernelRequest | None] = {**dict.fromkeys(OWN_KERNELS), **requests}
     names = {}
     for symbol, request in sorted(wanted.items()):
         key = key_of(symbol, "" if request is None else request.content, *code_depends_on)

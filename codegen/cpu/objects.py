@@ -15,13 +15,17 @@ from aprgraph.codegen.compiler_lock import compiling
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels import KernelRequest
 from aprgraph.codegen.kernels.cpu import find_kernel
-from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
+from aprgraph.codegen.kernels.cpu.files import make_files
+from aprgraph.codegen.kernels.cpu.statistics import chunk_statistics, tensor_statistics
 from aprgraph.codegen.linker import object_of
 from aprgraph.codegen.schedule_passes import schedule_pass
+from aprgraph.graph.calling_convention import CHUNKS_KERNEL, FILES_KERNEL, STATISTICS_KERNEL
 from aprgraph.graph.ops import OPS
 from aprgraph.graph.tvm_libraries import default_threads
 
 _PIPELINE = "aprgraph-cpu"
+#: OWN_KERNELS.
+_OWN = {STATISTICS_KERNEL: tensor_statistics, CHUNKS_KERNEL: chunk_statistics, FILES_KERNEL: make_files}
 
 
 def llvm_target(cpu: Cpu) -> Any:
@@ -36,7 +40,7 @@ def llvm_target(cpu: Cpu) -> Any:
 
 
 def compile_kernels(requests: Mapping[str, KernelRequest | None], cpu: Cpu) -> Generator[tuple[str, bytes], None, None]:
-    """Each symbol of ``requests`` with the object file of its kernel, as they are done; None asks for the statistics kernel.
+    """Each symbol of ``requests`` with the object file of its kernel, as they are done; None asks for one of OWN_KERNELS.
 
     What a kernel does is written by Python here, one after the other. LLVM takes nine tenths of the time, and works on as many at
     once as there are processors. The bytes are those of one at a time. After an interrupt those under way are ended, and no other is
@@ -49,7 +53,7 @@ def compile_kernels(requests: Mapping[str, KernelRequest | None], cpu: Cpu) -> G
             # The largest first, so that none of them is left alone at the end.
             for symbol, request in sorted(requests.items(), key=lambda item: -_work(item[1])):
                 with compiling():  # a thread that is begun is known to the pool, which waits for it
-                    function = tensor_statistics(cpu) if request is None else find_kernel(request.op)(request, cpu)
+                    function = _OWN[symbol](cpu) if request is None else find_kernel(request.op)(request, cpu)
                     begun[pool.submit(_compile, symbol, function, cpu)] = symbol
             for future in as_completed(begun):
                 yield begun[future], future.result()

@@ -23,8 +23,10 @@ from aprgraph.graph.model import Model
 from aprgraph.graph.weight_pieces import comes_in_pieces, packed_parts, packed_places
 from aprgraph.runtime.cuda.driver import Driver, Gpu
 from aprgraph.runtime.cuda.transfers import PENDING, Transfers
-from aprgraph.runtime.kernel_values import pieces_in_file, weight_array
+from aprgraph.runtime.engine import OnTap
+from aprgraph.runtime.kernel_values import pieces_in_file, statistics_from_rows, weight_array
 from aprgraph.runtime.trace.aprt import F32
+from aprgraph.runtime.trace.writing_between import WriteFiles
 from aprgraph.runtime.tvm_runtime import TvmRuntime, first_line, load_tvm_runtime
 from aprgraph.runtime.tvm_session import Receive, Session
 
@@ -135,8 +137,14 @@ class CudaSession(Session):
 
     def _rows(self, value: Any, count: int) -> Any:
         rows = self._one_of(PENDING + 1, (-(-count // STATISTICS_CHUNK), STATISTICS_COLUMNS), "float64")
-        self._statistics(self._tvm.view(value, self.shape((count,))), rows)
+        self._summarise_into(rows, value, count)
         return rows
+
+    def _tell(self, on_tap: OnTap, node: Node, value: Any) -> None:
+        def receive(array: F32, rows: npt.NDArray[np.float64]) -> None:
+            on_tap(node, array, statistics_from_rows(array.size, rows))
+
+        self.fetch([value, self._rows(value, math.prod(value.shape))], receive)
 
     def _one_of(self, count: int, shape: Sequence[int], dtype: str) -> Any:
         """One of ``count`` tensors of a kind, in turn: the memory of a tensor that is let go is given back by stopping the GPU."""
@@ -158,6 +166,11 @@ class CudaSession(Session):
         """See ``Session.stop``."""
         self._transfers.forget()
         super().stop()
+
+    @property
+    def write_files(self) -> WriteFiles | None:
+        """See ``Engine.write_files``: the buffers of copies are used again."""
+        return None
 
     def explain(self, error: Exception, positions: int) -> None:
         """See ``Session.explain``. Raises DeviceError for whatever the driver or its runtime library said."""

@@ -27,7 +27,6 @@ from aprgraph.runtime.explain import (  # noqa: F401 -- each declares rules
     head_layouts,
     norm_precision,
     norms,
-    norms_and_gates,
     norms_and_rope,
     other_experts,
     products,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,6 @@ from aprgraph.graph.block_formats import NumpyBlocks, decode_blocks
 from aprgraph.graph.ir import Node
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import Array
-from aprgraph.graph.weight_pieces import InPieces, Piece, decode_piece
 
 #: The integers of blocks, but for those that are scales.
 _QUANTS = ("qs", "ql", "qh")
@@ -31,8 +29,6 @@ def misreadings(model: Model, weight: Node) -> Iterator[tuple[str, str, Callable
     """The name of a mistake, words that follow "decoded", and what it makes of the weight's right values."""
     info = model.tensor(weight.attr_str("tensor"))
     fmt = info.format
-    if info.in_pieces is not None:
-        yield from _of_pieces(info.in_pieces)
     if info.in_pieces is not None or fmt.is_plain or fmt.decode is None or fmt.scales is not None:
         return
 
@@ -45,31 +41,6 @@ def misreadings(model: Model, weight: Node) -> Iterator[tuple[str, str, Callable
             return decode(raw(), right.reshape(-1, fmt.elements)).reshape(right.shape)
 
         yield name, words, change
-
-
-def _of_pieces(tensor: InPieces) -> Iterator[tuple[str, str, Callable[[Array], Array]]]:
-    """Of weights whose scales lie elsewhere in the file."""
-    fmt = tensor.format
-    fields = () if fmt.scales is None else fmt.scales.fields
-    if [field.dtype for field in fields] != ["float32"]:
-        return
-    edits: tuple[tuple[str, Callable[[Array], Array]], ...] = (
-        ("without its scales", np.ones_like),
-        ("divided by its scales, and not multiplied", np.reciprocal),
-        ("with the scales of its blocks column by column, and not row by row", lambda scales: scales.T.reshape(scales.shape)),
-    )
-    for words, edit in edits:
-        yield "scales", words, partial(_with_scales, tensor, edit)
-
-
-def _with_scales(tensor: InPieces, edit: Callable[[Array], Array], right: Array) -> Array:
-    decoded = []
-    for piece in tensor.find():
-        assert piece.scales is not None
-        scales = np.ascontiguousarray(piece.scales).view(np.float32).reshape(len(piece.scales), -1)
-        edited = np.ascontiguousarray(edit(scales), np.float32).view(np.uint8).reshape(piece.scales.shape)
-        decoded.append(decode_piece(tensor.format, Piece(piece.blocks, edited), 0, len(piece.blocks)))
-    return np.concatenate(decoded).reshape(right.shape)
 
 
 def _mistakes(fmt: BlockFormat) -> Iterator[tuple[str, str, Callable[[_Raw, Array], Array]]]:
@@ -105,14 +76,6 @@ def _mistakes(fmt: BlockFormat) -> Iterator[tuple[str, str, Callable[[_Raw, Arra
         )  # fmt: skip
     yield "offset", "without the offset of its integers (zero point or minimum)", lambda raw, right: right - without_quants(raw)
     yield "offset", "with the offset of its integers turned over", lambda raw, right: right - 2 * without_quants(raw)
-    if fields.get("e") is not None:  # an exponent of 2, less 127
-        exponents = places["e"]
-
-        def as_number(raw: _Raw, right: Array) -> Array:
-            scales = raw[:, exponents].astype(np.float64)
-            return right * (scales * 2.0 ** (127 - scales))
-
-        yield "scales", "with its scales taken for numbers, and not for exponents of 2", as_number
     if "qh" in fields:
         yield "high-bits", "without the upper bits of its integers", edited(lambda raw: raw.__setitem__((slice(None), places["qh"]), 0))
     for field in fmt.fields:

@@ -26,11 +26,6 @@ def _over_the_other(_node: Node, operands: Sequence[Array], index: int, off: Arr
     return np.asarray(off / operands[1 - index])
 
 
-def _by_value(undo: Callable[[Array], Array], do: Callable[[Array], Array]) -> _Inverse:
-    """That of a function of each element alone, which is not linear."""
-    return lambda _node, operands, _index, off: np.asarray(undo(do(operands[0]) + off) - operands[0])
-
-
 def _columns(node: Node, operands: Sequence[Array], _index: int, off: Array) -> Array:
     heads = int(node.attrs.get("heads", 1))  # type: ignore[arg-type]
     whole = np.zeros((len(off), heads, operands[0].shape[1] // heads))
@@ -63,9 +58,6 @@ _INVERSES: dict[str, _Inverse] = {
     "columns": _columns,
     "join_heads": _of_joined,
     "last_row": _last_row,
-    "sigmoid": _by_value(lambda y: np.log(y / (1 - y)), lambda x: 1 / (1 + np.exp(-x))),
-    "softplus": _by_value(lambda y: np.log(np.expm1(y)), lambda x: np.logaddexp(0, x)),
-    "tanh": _by_value(np.arctanh, np.tanh),
 }
 
 

@@ -80,13 +80,12 @@ def _added_behind(site: Site, kept: Array, normed: Array, operands: Sequence[Arr
     return np.asarray(kept + site.compute([normed, *operands[1:]]))
 
 
-@explains("rms_norm", "l2_norm")
+@explains("rms_norm")
 def by_length(site: Site) -> Iterator[Alternative]:
-    """The sum of the squares is taken where it should be their mean, or the reverse."""
+    """The sum of the squares is taken where it should be their mean."""
     size = site.operands[0].shape[1] // site.node.attr_int("groups")
-    own, other, factor = ("mean", "sum", size**-0.5) if site.node.op == "rms_norm" else ("sum", "mean", math.sqrt(size))
-    words = f"the norm divides by the root of the {other} of squares, and not of their {own}"
-    yield Alternative("norm-sum", words, lambda operands: site.compute(operands) * factor)
+    words = "the norm divides by the root of the sum of squares, and not of their mean"
+    yield Alternative("norm-sum", words, lambda operands: site.compute(operands) / math.sqrt(size))
 
 
 @explains("rms_norm")

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from aprgraph.graph.ir import Node
-from aprgraph.graph.ops import OPS, Array
+from aprgraph.graph.ops import OPS, Array, is_computed, is_weight
 from aprgraph.runtime.explain.alternative import Alternative, explains
 from aprgraph.runtime.explain.site import LEFT, Site, compute
 
@@ -18,6 +18,8 @@ _WORDS = {
     "norm": "the norm of heads comes behind RoPE, and not before it",
 }
 _NORMS = ("rms_norm", "layer_norm")
+#: So many nodes without a stage lie between a recorded tensor and heads that are turned or normalised.
+_MOST_BETWEEN = 3
 
 
 @explains("rope", *_NORMS)
@@ -33,7 +35,7 @@ def other_order(site: Site) -> Iterator[Alternative]:
         if {_kind(first), _kind(second)} != {"norm", "rope"} or graph.operand_names(second.name)[0] != first.name:
             continue
         name = graph.operand_names(first.name)[0]
-        x = site.operands[0] if first is site.node else site.known(name)
+        x = site.operands[0] if first is site.node else _value(site, name)
         if x is None:
             continue
         x = _heads_of(first, x)
@@ -66,6 +68,19 @@ def scores_of_the_other(site: Site) -> Iterator[Alternative]:
 
 def _kind(node: Node) -> str:
     return "norm" if node.op in _NORMS else node.op if node.op == "rope" else ""
+
+
+def _value(site: Site, name: str, most: int = _MOST_BETWEEN) -> Array | None:
+    """A value of this step: as it was recorded, or by a few nodes from what was."""
+    found = site.around.value(name)
+    graph = site.around.graph
+    if found is not None or not most or not is_computed(graph[name]) or graph[name].stage is not None:
+        return found
+    operands = [
+        site.read(graph[other]) if is_weight(graph[other]) else _value(site, other, most - 1) for other in graph.operand_names(name)
+    ]
+    known = [operand for operand in operands if operand is not None]
+    return compute(graph[name], known, site.around) if len(known) == len(operands) else None
 
 
 def _heads_of(first: Node, x: Array) -> Array:

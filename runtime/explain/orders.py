@@ -15,8 +15,6 @@ _FEW = 8
 #: What words of an order that is none of those known end with.
 IN_ANOTHER_ORDER = "are in another order"
 _PAIR = 2
-#: Over how many devices the rows of a weight may be divided, and what is too short to be told by one position.
-_PARTS, _LEAST_PART = (2, 4, 8, 16), 8
 
 
 def found_order(recorded: Array, due: Array) -> Array | None:
@@ -41,21 +39,6 @@ def found_order(recorded: Array, due: Array) -> Array | None:
     return best
 
 
-def found_order_of_parts(recorded: Array, due: Array) -> Array | None:
-    """The same of one position, [1, R], in 2, 4, 8 or 16 equal parts that have changed places as a whole; None of several."""
-    if recorded.shape != due.shape or len(due) != 1:
-        return None
-    count = due.shape[1]
-    for parts in (parts for parts in _PARTS if count % parts == 0 and count // parts >= _LEAST_PART):
-        ours, theirs = (side.reshape(len(side), parts, -1) for side in (recorded, due))
-        off = np.abs(ours[:, :, None] - theirs[:, None]).max(axis=(0, 3))
-        places = off.argmin(axis=1)
-        if (off.min(axis=1) <= _SAME * np.abs(due).max()).all() and len({*places.tolist()}) == parts:
-            order = (places[:, None] * (count // parts) + np.arange(count // parts)).reshape(-1)
-            return None if (places == np.arange(parts)).all() else order
-    return None
-
-
 def order_words(order: Array, weight: str, heads: Sequence[int], noun: str = "rows") -> str:
     """What an order of rows, or of what ``noun`` says, is called."""
     moved = np.flatnonzero(order != np.arange(len(order)))
@@ -72,20 +55,10 @@ def order_words(order: Array, weight: str, heads: Sequence[int], noun: str = "ro
     half = len(order) // 2
     if np.array_equal(order, np.roll(np.arange(len(order)), half)):
         return f"the two halves of {weight} have changed places"
-    for parts in (parts for parts in _PARTS if len(order) % parts == 0 and len(order) // parts >= _LEAST_PART):
-        size = len(order) // parts
-        places = order.reshape(parts, -1)[:, 0] // size
-        if len({*places.tolist()}) == parts and np.array_equal(order, (places[:, None] * size + np.arange(size)).reshape(-1)):
-            return f"the {parts} equal parts of {weight} are in the order {listed(map(int, places), 2 * _FEW)}"
     for count in dict.fromkeys(heads):
         for words, of_head in (("halves (i, i + D/2)", _to_halves), ("neighbours (2i, 2i + 1)", _to_neighbours)):
             if len(order) % count == 0 and (len(order) // count) % 2 == 0 and _is_by_heads(order, count, of_head(len(order) // count)):
                 return f"the rows of each head of {weight} are in the order of RoPE that pairs {words}"
-    for count in (count for count in dict.fromkeys(heads) if len(order) % count == 0 and 1 < len(order) // count < len(order)):
-        size = len(order) // count
-        by = int(order[0])
-        if 0 < by < size and _is_by_heads(order, count, np.roll(np.arange(size), -by)):
-            return f"the {noun} of each head of {weight} begin at its {noun.removesuffix('s')} {by}, and go on from its first"
     if len(set(order[moved])) == 1:
         those = f"all {noun}" if len(moved) >= len(order) - 1 else f"the {noun} {runs(moved, _FEW)}"
         return f"{those} of {weight} are its {noun.removesuffix('s')} {order[moved[0]]}"

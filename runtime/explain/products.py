@@ -14,7 +14,7 @@ from aprgraph.graph.words import listed
 from aprgraph.runtime.explain.alternative import GENERAL, SOLVED, Alternative, explains
 from aprgraph.runtime.explain.block_weights import misreadings
 from aprgraph.runtime.explain.one_weight import BLOCK, Change, Product, factors_of, jointly, products_of
-from aprgraph.runtime.explain.orders import IN_ANOTHER_ORDER, found_order, found_order_of_parts, order_words
+from aprgraph.runtime.explain.orders import IN_ANOTHER_ORDER, found_order, order_words
 from aprgraph.runtime.explain.site import Site, is_left
 
 #: A weight of more elements is not multiplied whole for each of many alternatives.
@@ -82,7 +82,6 @@ def rows_in_another_order(site: Site) -> Iterator[Alternative]:
 
     def find(product: Product) -> Iterator[Change]:
         order = found_order(product.recorded, product.due)
-        order = found_order_of_parts(product.recorded, product.due) if order is None else order
         if order is not None:
             yield order_words(order, site.label_of(product.weight), heads), partial(_reordered, order)
 

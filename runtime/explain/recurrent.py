@@ -118,24 +118,6 @@ def shared_groups(site: Site) -> Iterator[Alternative]:
         yield Alternative("groups-in-turn", "heads take b and c from the groups in turn", partial(_in_turn, site, groups, heads))
 
 
-@explains("scale_columns")
-def rates_of_decay(site: Site) -> Iterator[Alternative]:
-    """Of rates that are negative, what files have: their logarithms are taken for them, or they go through -exp once more."""
-    rates = np.asarray(site.operands[1])
-    if (rates < 0).all():
-        label = site.label(1)
-        yield Alternative("ssm-rates", f"the logarithm of the rates is taken for {label}, without -exp", with_operand(site, 1, _log_of))
-        yield Alternative("ssm-rates", f"{label} goes through -exp, as logarithms of rates have to", with_operand(site, 1, _exp_of))
-
-
-def _log_of(rates: Array) -> Array:
-    return np.asarray(np.log(-rates))
-
-
-def _exp_of(rates: Array) -> Array:
-    return np.asarray(-np.exp(rates))
-
-
 @explains("ssm_scan")
 def rates(site: Site) -> Iterator[Alternative]:
     """Of Mamba: A is taken for its logarithm, read across, or the first row's in all; B is discretised exactly."""

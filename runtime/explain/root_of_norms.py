@@ -45,19 +45,6 @@ def squares_left_out(site: Site) -> Iterator[Alternative]:
         yield Alternative("norm-variance", words, partial(_by_epsilon, site, eps))
 
 
-@explains("rms_norm")
-def squares_beside(site: Site) -> Iterator[Alternative]:
-    """The mean of the squares is that of the whole row of which some columns are normalised."""
-    part = site.around.graph[site.operand_names[0]]
-    if site.recorded is None or part.op != "columns" or site.node.attrs.get("groups", 1) != 1 or "heads" in part.attrs:
-        return
-    whole = site.known(site.around.graph.operand_names(part.name)[0])
-    if whole is not None:
-        size, width = whole.shape[1], site.operands[0].shape[1]
-        words = f"the mean of the squares is that of all {size} columns, and not of the {width} that are normalised"
-        yield Alternative("norm-row", words, partial(_with_root_of, site, whole))
-
-
 @explains("layer_norm")
 def variance_of_a_sample(site: Site) -> Iterator[Alternative]:
     """The squares are divided by one less than there are."""
@@ -100,8 +87,3 @@ def _of_a_sample(site: Site, more: float, operands: Sequence[Array]) -> Array:
 
 def _by_epsilon(site: Site, eps: float, operands: Sequence[Array]) -> Array:
     return _divided(site, operands, np.sqrt(np.full_like(_root(site, operands[0]), eps)))
-
-
-def _with_root_of(site: Site, whole: Array, operands: Sequence[Array]) -> Array:
-    mean = np.square(whole).mean(axis=-1, keepdims=True)[:, None]
-    return _divided(site, operands, np.sqrt(mean + site.node.attr_float("eps")))

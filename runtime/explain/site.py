@@ -10,10 +10,8 @@ import numpy as np
 
 from aprgraph.graph.ir import Attr, Graph, Node, renamed
 from aprgraph.graph.model import Model
-from aprgraph.graph.ops import OPS, Array, is_computed, is_weight
+from aprgraph.graph.ops import OPS, Array, is_weight
 
-#: So many nodes without a stage lie between a recorded tensor and a value that is known by it.
-_MOST_BETWEEN = 3
 #: Decodes a weight of the model for the node that reads it, float64.
 ReadWeight = Callable[[Node, Node], Array]
 
@@ -114,17 +112,6 @@ class Site:
     def read(self, weight: Node) -> Array:
         """A weight of the model, decoded for this node."""
         return self.around.read(weight, self.node)
-
-    def known(self, name: str, most: int = _MOST_BETWEEN) -> Array | None:
-        """The value of a node in this step: as it was recorded, or by a few nodes without a stage from what was."""
-        found, graph = self.around.value(name), self.around.graph
-        if found is not None or not most or not is_computed(graph[name]) or graph[name].stage is not None:
-            return found
-        operands = [
-            self.read(graph[other]) if is_weight(graph[other]) else self.known(other, most - 1) for other in graph.operand_names(name)
-        ]
-        known = [operand for operand in operands if operand is not None]
-        return compute(graph[name], known, self.around) if len(known) == len(operands) else None
 
     @property
     def earlier(self) -> Array | None:

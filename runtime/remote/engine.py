@@ -81,6 +81,8 @@ class RemoteEngine:
     Raises RemoteError, here and in each method.
     """
 
+    write_files = None  # the server goes on
+
     def __init__(
         self,
         address: RemoteAddress,

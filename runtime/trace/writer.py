@@ -19,6 +19,7 @@ from aprgraph.runtime.trace.reader import Trace
 from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
 from aprgraph.runtime.trace.unread_files import beside_manifest
 from aprgraph.runtime.trace.writing_behind import WritingBehind
+from aprgraph.runtime.trace.writing_between import WriteFiles, WritingBetween
 
 
 class TraceWriter:
@@ -40,21 +41,29 @@ class TraceWriter:
         check_trace_place(self.directory, author, force=force)
         self.stats_only = stats_only
         self.entries: list[TraceEntry] = []
+        self._root = str(self.directory)
         self._made: set[str] = set()
+        self._places: set[str] = set()  # the same, as they are called in a trace
         self._partial: list[PartialTensor] = []
         self._files: list[str] = []
-        self._behind = WritingBehind()
+        self._writing: WritingBehind | WritingBetween = WritingBehind()
+
+    def write_values_that_stay(self, write_files: WriteFiles) -> None:
+        """From now on no tensor is copied: it stays as it is for as long as it is held, and ``write_files`` writes it, with others, while
+        nothing else is done. To be called before the first.
+        """
+        self._writing = WritingBetween(write_files)
 
     def write(self, node: str, stage: str, layer: int | None, step: int, values: F32, statistics: Statistics | None = None) -> TraceEntry:
-        """Write one tensor (f32, in its shape), with its statistics if the caller has them.
+        """Write one tensor (f32, in its shape) until ``finish``, with its statistics if the caller has them.
 
-        A large one is copied, and written until ``finish``. Raises TraceError, perhaps of an earlier tensor.
+        Raises TraceError, perhaps of an earlier tensor.
         """
         self._begin()
         file = None
         if not self.stats_only:
             file = relative_path(stage, layer, step)
-            self._behind.write(self._noted(self._place(file)), layer, values)
+            self._writing.write(self._noted(self._place(file)), layer, values)
         entry = TraceEntry(stage, layer, step, values.shape, file, node, statistics or compute_statistics(values))
         self.entries.append(entry)
         return entry
@@ -82,7 +91,7 @@ class TraceWriter:
 
     def wait(self) -> None:
         """Until each tensor so far is written, if not on the disk. Raises TraceError for the first that could not be."""
-        self._behind.wait()
+        self._writing.wait()
 
     def finish(self, info: TraceInfo) -> Trace:
         """Write the manifest and return the trace, all of which is on the disk then. Raises TraceError."""
@@ -99,7 +108,7 @@ class TraceWriter:
 
     def close(self) -> None:
         """Give the directory free, finished or not; MARKER stays there if not."""
-        self._behind.stop()
+        self._writing.stop()
         for partial in self._partial:
             partial.discard()
         self._partial.clear()
@@ -126,9 +135,11 @@ class TraceWriter:
 
     def _place(self, file: str) -> str:
         """The path of ``file``, whose folder is made."""
-        path = f"{self.directory}{os.sep}{file}"
-        self._make(os.path.dirname(path))
-        return path
+        folder = file.rpartition("/")[0]
+        if folder not in self._places:
+            self._make(f"{self._root}{os.sep}{folder}" if folder else self._root)
+            self._places.add(folder)
+        return f"{self._root}{os.sep}{file}"
 
     def _begin(self) -> None:
         """Take the directory, once. An old trace goes: its manifest would describe files that are about to change."""
@@ -136,7 +147,7 @@ class TraceWriter:
             return
         # Again, for it may not be as it was when the run began.
         place = check_trace_place(self.directory, self._author, force=self._force)
-        self._make(str(self.directory))
+        self._make(self._root)
         try:
             mark_kept(self._take_marker(), place.others)
             (self.directory / MANIFEST).unlink(missing_ok=True)

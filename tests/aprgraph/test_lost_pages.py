@@ -13,16 +13,20 @@ import pytest
 from aprgraph.cli.lost_pages import describe
 from tests.support.cli import error_of, run_python
 
-#: Runs the command line, and cuts the model off when the first tensor is written.
+#: Runs the command line, and cuts the model off when the first tensor has been computed.
 _CUT = """
 import os, sys
 from aprgraph.cli import main
 from aprgraph.runtime.trace.writer import TraceWriter
-write = TraceWriter.write
-def cut(self, *arguments, **named):
-    os.truncate("m.gguf", 1000)
-    return write(self, *arguments, **named)
-TraceWriter.write = cut
+from aprgraph.runtime.tvm_session import Session
+def cuts(of, name):
+    known = getattr(of, name)
+    def cut(self, *arguments, **named):
+        os.truncate("m.gguf", 1000)
+        return known(self, *arguments, **named)
+    setattr(of, name, cut)
+cuts(TraceWriter, "write")
+cuts(Session, "_tap")
 main()
 """
 

@@ -1284,19 +1284,3 @@ def test_the_layers_of_llama_4() -> None:
 def test_what_the_class_of_llama_4_does_not_take(fields: dict[str, Any], words: str) -> None:
     with pytest.raises((ModelError, UnsupportedModelError), match=words):
         open_family(_llama4_config(**fields))
-
-
-@pytest.mark.contract("FILE-HF-3")
-def test_a_base_beside_rope_parameters_that_say_another_is_said(tmp_path: Path) -> None:
-    """Programs that read the field of transformers 4 have another model than those that read that of transformers 5."""
-    folder = write_checkpoint("llama-f16", tmp_path)
-    right = graph_text(folder)
-    change(folder, lambda config: config.update(rope_theta=10000.0))
-    assert load_model(folder).notices == ()
-    change(folder, lambda config: config.update(rope_theta=500000.0))
-    assert graph_text(folder) == right
-    [notice] = load_model(folder).notices
-    assert notice == (
-        "rope_theta is 500000.0 beside rope_parameters.rope_theta 10000.0, which counts, as in transformers 5; programs that read rope_theta "
-        "compute otherwise"
-    )

@@ -19,6 +19,7 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.passes.pipeline import executed_graph
 from aprgraph.graph.tap_plan import Plan, parse_plan
 from aprgraph.graph.tvm_libraries import default_threads
+from aprgraph.runtime import tvm_session
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics, compute_statistics
 from aprgraph.runtime.tvm_session import Program, Session
@@ -72,6 +73,18 @@ def test_taps_come_in_execution_order_and_in_their_shape(tiny: CompiledModel) ->
 
     session(tiny, graph).run(TOKENS, on_tap)
     assert order == [node.name for node in graph.with_op("tap")]
+
+
+def test_a_value_that_is_held_stays_as_it_is(tiny: CompiledModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other value gets its memory, in this pass or another: `Engine.write_files`. Each is told of alone, and together with others."""
+    running, held = session(tiny, planned(tiny, "all")), {}
+    for _ in range(2):
+        running.run(TOKENS, lambda node, value, statistics: held.setdefault(node.name, (value, statistics)))
+    monkeypatch.setattr(tvm_session, "_TOGETHER", 1)
+    recorder = Recorder()
+    running.run(TOKENS, recorder)
+    assert {name: value.tobytes() for name, (value, _) in held.items()} == {name: one.tobytes() for name, one in recorder.values.items()}
+    assert {name: statistics for name, (_, statistics) in held.items()} == recorder.statistics
 
 
 def test_one_session_runs_prompts_of_any_length(tiny: CompiledModel) -> None:

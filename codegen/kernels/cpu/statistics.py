@@ -1,6 +1,6 @@
-"""The statistics kernel: one pass over a tapped tensor on all threads, sums in float64, in a fixed order.
+"""The statistics kernels: one pass over tapped tensors on all threads, sums in float64, in a fixed order.
 
-Not an op of the graph: the runtime calls it from taps, so that a full trace does not spend longer on its summary than
+Not ops of the graph: the runtime calls them from taps, so that a full trace does not spend longer on its summary than
 on the forward pass.
 """
 
@@ -13,9 +13,11 @@ from tvm.tirx.script import builder as T
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, assign, build_function, f32, i64, is_finite, is_nan, registers
-from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
+from aprgraph.graph.calling_convention import CHUNKS_KERNEL, STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
 
 _LANES = 8
+#: So many chunks, of other tensors each, are a tenth of a millisecond's work at most.
+_FEW_CHUNKS = 4
 
 
 def _total(lanes: Buffer) -> Expr:
@@ -34,19 +36,41 @@ def tensor_statistics(cpu: Cpu) -> Any:
         # Waking the other threads costs more than a small tensor.
         with T.If(chunks == 1):
             with T.Then():
-                _summarise_chunk(emitter, x, out, count, i64(0))
+                _summarise_chunk(emitter, x, out, i64(0), *_place(count, i64(0)))
             with T.Else(), T.parallel(i64(0), chunks) as chunk:
-                _summarise_chunk(emitter, x, out, count, chunk)
+                _summarise_chunk(emitter, x, out, chunk, *_place(count, chunk))
 
     return build_function(STATISTICS_KERNEL, emit)
 
 
-def _summarise_chunk(emitter: Emitter, x: Buffer, out: Buffer, count: Expr, chunk: Expr) -> None:
+def _place(count: Expr, chunk: Expr) -> tuple[Expr, Expr]:
+    """The first element of a chunk of a tensor, and how many it has."""
+    first = chunk * STATISTICS_CHUNK
+    return first, T.min(count - first, i64(STATISTICS_CHUNK))
+
+
+def chunk_statistics(cpu: Cpu) -> Any:
+    """x [count] f32, firsts [chunks] i64, sizes [chunks] i64 -> out [chunks, STATISTICS_COLUMNS] f64, a row for each chunk."""
+
+    def emit(parameters: Parameters) -> None:
+        emitter = Emitter(cpu)
+        chunks = parameters.size("chunks")
+        x = parameters.buffer("x", ("count",), "float32")
+        firsts, sizes = (parameters.buffer(name, ("chunks",), "int64", align=8) for name in ("firsts", "sizes"))
+        out = parameters.buffer("out", ("chunks", STATISTICS_COLUMNS), "float64", align=8)
+        with T.If(chunks < _FEW_CHUNKS):
+            with T.Then(), T.serial(i64(0), chunks) as chunk:
+                _summarise_chunk(emitter, x, out, chunk, firsts[chunk], sizes[chunk])
+            with T.Else(), T.parallel(i64(0), chunks) as chunk:
+                _summarise_chunk(emitter, x, out, chunk, firsts[chunk], sizes[chunk])
+
+    return build_function(CHUNKS_KERNEL, emit)
+
+
+def _summarise_chunk(emitter: Emitter, x: Buffer, out: Buffer, chunk: Expr, first: Expr, size: Expr) -> None:
     """Row ``chunk`` of ``out``: lanes first, then the few left over, each in its lane, then the lanes in order."""
     low, high = registers(_LANES), registers(_LANES)
     nan, inf, total, squares = (registers(_LANES, "float64") for _ in range(4))
-    first = chunk * STATISTICS_CHUNK
-    size = T.min(count - first, i64(STATISTICS_CHUNK))
     whole = T.floordiv(size, i64(_LANES))
 
     def reset(lane: Expr) -> None:

@@ -35,8 +35,6 @@ _MAGNITUDES = ("short_mscale", "long_mscale")
 #: The context among them is that of the field outside, which is read.
 _IN_ALL = ("rope_type", "type", "rope_theta", "partial_rotary_factor", "llama_4_scaling_beta", "max_position_embeddings")
 _ORIGINAL = "original_max_position_embeddings"
-#: Which of them lie beside the object in files of earlier versions.
-_BESIDE = ("rope_theta", "partial_rotary_factor")
 #: Numbers outside are slips, and would overflow on the way to float32.
 _LEAST, _MOST = 1e-30, 1e30
 #: What files divide a frequency by that is to be 0.
@@ -110,18 +108,7 @@ def translate_rope(
     stretch = _Stretch(keys, given, prefix, config, where, dims)
     stretch.own_magnitudes = own_magnitudes
     stretch.translate(whole.get("truncate", given.get("truncate")), whole_pairs, log_multiplier)
-    keys.notices += _contradictions(given, prefix, config)
     return keys
-
-
-def _contradictions(given: Mapping[str, Any], prefix: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Notices of fields beside an object that say otherwise than those in it, which count: programs that read the former alone differ."""
-    differing = [name for name in _BESIDE if None not in (given.get(name), config.get(name)) and given[name] != config[name]]
-    return tuple(
-        f"{name} is {shown(config[name])} beside {prefix}.{name} {shown(given[name])}, which counts, as in transformers 5; programs that "
-        f"read {name} compute otherwise"
-        for name in differing
-    )
 
 
 def _proportional(keys: RopeKeys, share: float | None, factor: float | None, head_size: int) -> None:

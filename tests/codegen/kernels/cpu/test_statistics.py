@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tvm
+import tvm_ffi
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.cpu.objects import llvm_target
-from aprgraph.codegen.kernels.cpu.statistics import tensor_statistics
-from aprgraph.graph.calling_convention import STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
+from aprgraph.codegen.kernels.cpu.statistics import chunk_statistics, tensor_statistics
+from aprgraph.graph.calling_convention import CHUNKS_KERNEL, STATISTICS_CHUNK, STATISTICS_COLUMNS, STATISTICS_KERNEL
+from aprgraph.runtime.kernel_values import rows_of_all
 from aprgraph.runtime.trace.statistics import compute_statistics, statistics_from_sums
 from tests.support.kernels import RUNNABLE
 
@@ -43,3 +45,22 @@ def test_statistics_kernel_agrees_with_numpy(count: int, cpu: Cpu) -> None:
         if expected.mean is not None:
             assert got.mean == pytest.approx(expected.mean, rel=1e-12)
             assert got.rms == pytest.approx(expected.rms, rel=1e-12)
+
+
+@pytest.mark.each_choice
+@pytest.mark.parametrize("cpu", RUNNABLE, ids=CPU_IDS)
+@pytest.mark.parametrize("counts", [[3], [5, STATISTICS_CHUNK, 1], [7, 2 * STATISTICS_CHUNK + 9, 40, 8, 1, STATISTICS_CHUNK - 1]], ids=len)
+def test_tensors_that_lie_anywhere_get_the_rows_that_each_gets_alone(counts: list[int], cpu: Cpu) -> None:
+    """With gaps between them, in any order, on one thread or several."""
+    compiled = tvm.compile(
+        tvm.IRModule({STATISTICS_KERNEL: tensor_statistics(cpu), CHUNKS_KERNEL: chunk_statistics(cpu)}), llvm_target(cpu)
+    ).mod
+    memory = activations(sum(counts) + 16 * len(counts))
+    memory[RNG.integers(0, memory.size, 9)] = np.nan
+    ends = np.cumsum(np.array(counts) + 16)
+    values = [memory[end - count : end] for count, end in zip(counts, ends, strict=True)][::-1]
+    found = rows_of_all(compiled[CHUNKS_KERNEL], tvm_ffi.from_dlpack, [(value, value.ctypes.data) for value in values])
+    for value, rows in zip(values, found, strict=True):
+        alone = tvm.runtime.tensor(np.full((-(-value.size // STATISTICS_CHUNK), STATISTICS_COLUMNS), np.nan))
+        compiled[STATISTICS_KERNEL](tvm.runtime.tensor(value), alone)
+        assert rows.tobytes() == alone.numpy().tobytes()

@@ -73,7 +73,7 @@ def answer(compiled: CompiledModel, threads: int, scratch: Path) -> None:
         programs[dump].run(
             tokens,
             lambda node, value, stats, run=run, writer=writer: writer.write(
-                node.name, node.stage, node.layer, 0, value.reshape(run.shape(node)), stats
+                node.name, node.stage, node.layer, 0, value.reshape(run.recorded_shape(node, value.shape)), stats
             ),
         )
         writer.wait()

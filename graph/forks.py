@@ -73,7 +73,8 @@ def _forked(count: int, function: Callable[[Piece], Result], pieces: Sequence[Pi
             one.kill()
         raise
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        # Waiting for the pool's thread: where the process ends meanwhile, Python writes to a pipe that this thread has just closed.
+        pool.shutdown(cancel_futures=True)
 
 
 def _begin(function: Callable[[Any], Any], pieces: Sequence[Any]) -> None:

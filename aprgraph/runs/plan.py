@@ -117,9 +117,12 @@ class RunPlan:
         return executed_graph(graph, one_pass=self.is_single_pass, target=target)
 
     def shape(self, node: Node, step: int = 0) -> tuple[int, ...]:
-        """The shape that a node's tensor is recorded in: logits of one position and the embedding of a text have one dimension."""
+        """The shape that a node's tensor is recorded in."""
         count = len(self.tokens)
-        shape = node.type.bind(n=count, t=count) if step == 0 else node.type.bind(n=1, t=count + step)
+        return self.recorded_shape(node, node.type.bind(n=count, t=count) if step == 0 else node.type.bind(n=1, t=count + step), step)
+
+    def recorded_shape(self, node: Node, shape: tuple[int, ...], step: int = 0) -> tuple[int, ...]:
+        """The same, of a node whose value has a ``shape``: logits of one position and the embedding of a text have one dimension."""
         if is_of_text(node.stage):
             return shape[1:]
         return shape[1:] if is_logits(node.stage) and shape[0] == 1 and (self.options.positions == "last" or step) else shape

@@ -41,12 +41,13 @@ class Recorder:
     def __call__(self, step: int, part: PromptPart | None, node: Node, value: F32, statistics: Statistics) -> None:
         """Record ``value``, unless it is that of a part of the prompt whose last position is asked for, and not there."""
         assert node.stage is not None
-        name, shape = node.name.removeprefix("tap."), self._run.shape(node, step)
+        name = node.name.removeprefix("tap.")
         if part is None or len(self._run.parts) == 1 or "n" not in node.type.dims:
+            shape = self._run.recorded_shape(node, value.shape, step)
             entry = self._writer.write(name, node.stage, node.layer, step, value.reshape(shape), statistics)
         else:
             if part.start == 0:
-                self._partial[name] = self._writer.reserve(node.stage, node.layer, step, shape)
+                self._partial[name] = self._writer.reserve(node.stage, node.layer, step, self._run.shape(node, step))
             partial = self._partial[name]
             partial.put(value, node.type.dims.index("n"), part.start)
             if not part.is_last:

@@ -66,8 +66,9 @@ class Stage:
     #: Which kind of feed-forward network it belongs to.
     network: Literal["dense", "experts"] | None = None
     #: What a model must have to have it: multi-head latent attention, recurrent layers, selective state spaces, gated short convolutions,
-    #: a gate of what attention gives, experts whose inputs are weighed, experts that read a latent, embeddings for each layer, a dense
-    #: network beside the experts of a layer, a hidden state of several streams, or a second residual connection.
+    #: a gate of what attention gives, norms before the output projections, experts whose inputs are weighed, experts that read a latent,
+    #: embeddings for each layer, a dense network beside the experts of a layer, a hidden state of several streams, or a second residual
+    #: connection.
     only_with: (
         Literal[
             "latent",
@@ -75,6 +76,7 @@ class Stage:
             "selective",
             "convolution",
             "gated",
+            "inner norms",
             "weighed inputs",
             "latent experts",
             "per_layer",
@@ -123,6 +125,7 @@ _RECURRENT: Final = "recurrent"
 _SELECTIVE: Final = "selective"
 _CONVOLUTION: Final = "convolution"
 _GATED: Final = "gated"
+_INNER: Final = "inner norms"
 _WEIGHED: Final = "weighed inputs"
 _NARROW: Final = "latent experts"
 _PER_LAYER: Final = "per_layer"
@@ -254,8 +257,11 @@ STAGES: list[Stage] = [
           ("attn_softmax", "v_norm", "kv_b", "attn_latent"), recalls=("v_norm", "kv_b"), quantisable=False),
     Stage("attn_gated", ("n", "H*D"), _K.ELEMENTWISE, "the attention output times the sigmoid of its gate",
           ("attention", "attn_gate"), addition=True, optional=True, only_with=_GATED),
+    Stage("attn_sub_norm", ("n", "H*D"), _K.NORM,
+          "the attention output after its norm, in models that have one before the output projection",
+          ("attention",), addition=True, optional=True, only_with=_INNER),
     Stage("attn_out", ("n", "E"), _K.MATMUL, "after the output projection",
-          ("attention", "attn_gated", "delta_gated", "conv_gated", "ssm_norm")),
+          ("attn_sub_norm", "attn_gated", "delta_gated", "conv_gated", "ssm_norm")),
     Stage("attn_post_norm", ("n", "E"), _K.NORM, "after the norm of the attention output",
           ("attn_out",), addition=True, optional=True),
     Stage("post_attn_residual", ("n", "E"), _K.ELEMENTWISE, "hidden state after the attention residual add",
@@ -269,7 +275,9 @@ STAGES: list[Stage] = [
           ("ffn_gate",), addition=True, optional=True, network=_DENSE, is_sum=True),
     Stage("ffn_silu", ("n", "F"), _K.ELEMENTWISE, "act(gate)", ("ffn_gate_sparse",), network=_DENSE),
     Stage("ffn_swigl", ("n", "F"), _K.ELEMENTWISE, "act(gate) · up", ("ffn_silu", "ffn_up"), network=_DENSE),
-    Stage("ffn_out", ("n", "E"), _K.MATMUL, "after the down projection", ("ffn_swigl",), network=_DENSE),
+    Stage("ffn_sub_norm", ("n", "F"), _K.NORM, "that after its norm, in models that have one before the down projection",
+          ("ffn_swigl",), addition=True, optional=True, network=_DENSE, only_with=_INNER),
+    Stage("ffn_out", ("n", "E"), _K.MATMUL, "after the down projection", ("ffn_sub_norm",), network=_DENSE),
     Stage("ffn_out_norm", ("n", "E"), _K.NORM, "the output of a dense network that stands beside experts, after its own norm",
           ("ffn_out",), addition=True, optional=True, only_with=_BESIDE),
     Stage("ffn_post_norm", ("n", "E"), _K.NORM, "after the norm of the FFN output",

@@ -7,6 +7,7 @@ from aprgraph.graph.families.baichuan import Baichuan
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.base import Family
 from aprgraph.graph.families.bert import Bert
+from aprgraph.graph.families.bitnet import Bitnet
 from aprgraph.graph.families.chatglm import ChatGlm
 from aprgraph.graph.families.cohere2 import Cohere2
 from aprgraph.graph.families.command_r import CommandR
@@ -87,6 +88,7 @@ for _family in (
     Jamba,
     Afmoe,
     ExaoneMoe,
+    Bitnet,
 ):  # fmt: skip
     register(_family)
 

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 _ACTIVATIONS = {"gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu": "gelu_erf", "gelu_python": "gelu_erf"}
 
 
-def read_activation(family: Family, more: Mapping[str, str] | None = None) -> str:
-    """The op of the activation that the file names, GELU by tanh where it names none; ``more`` are others than GELU.
+def read_activation(family: Family, more: Mapping[str, str] | None = None, default: str = "gelu_new") -> str:
+    """The op of the activation that the file names, ``default`` where it names none; ``more`` are others than GELU.
 
     Raises UnsupportedModelError for one that is not there.
     """
     known, key = {**_ACTIVATIONS, **(more or {})}, family.key("hidden_activation")
-    name = family.metadata.text(key, "gelu_new")
+    name = family.metadata.text(key, default)
     if name not in known:
         where = f"{family.metadata.path}: {family.metadata.own_name(key)}"
         raise UnsupportedModelError(f"{where} is {shown(name)}; supported are {', '.join(known)}")

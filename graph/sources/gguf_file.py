@@ -45,6 +45,9 @@ _DROPPED = {
     **{31 + place: (f"Q4_0_{shape}", "Q4_0") for place, shape in enumerate(("4_4", "4_8", "8_8"))},
     **{36 + place: (f"IQ4_NL_{shape}", "IQ4_NL") for place, shape in enumerate(("4_4", "4_8", "8_8"))},
 }  # fmt: skip
+#: Types that Microsoft's bitnet.cpp, a fork, has under these numbers, in files of these architectures.
+_OF_BITNET_CPP = {36: "I2_S", 37: "I8_S", 38: "TL1", 39: "TL2"}
+_BITNET = "bitnet"
 
 
 class GGUFFile:
@@ -169,6 +172,12 @@ class GGUFFile:
 
     def _format(self, name: str, code: int) -> BlockFormat:
         fmt = format_of_ggml_type(code)
+        if code in _OF_BITNET_CPP and str(self.metadata.get("general.architecture", "")).startswith(_BITNET):
+            raise UnsupportedModelError(
+                f"{self.path}: tensor {name!r} has the block type {_OF_BITNET_CPP[code]} ({code}) of bitnet.cpp, whose layout depends on "
+                "the processor that it was packed for; give the checkpoint of Hugging Face with the packed weights, or a GGUF file of "
+                "llama.cpp's converter in F16, BF16, TQ1_0 or TQ2_0"
+            )
         if fmt is None and code in _DROPPED:
             dropped, usual = _DROPPED[code]
             raise UnsupportedModelError(

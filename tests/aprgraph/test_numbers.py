@@ -56,6 +56,7 @@ LLAMA_CPP_TOLERANCES = {
             "dots1-f32",
             "afmoe-f32",
             "exaone-moe-f32",
+            "bitnet-f32",
             "chatglm-f32",
             "qwen3vl-f32",
             "qwen3vlmoe-f32",

@@ -323,6 +323,15 @@ MODELS = {
     "starcoder2-f32": FamilyModel("starcoder2", "Starcoder2", _LAYER_NORM_SIZES | {
         "norm_epsilon": 1e-5, "tie_word_embeddings": True, "rope_parameters": _ROPE | {"rope_theta": 100000.0},
     }),
+    "bitnet-f32": FamilyModel("bitnet", "BitNet", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "hidden_act": "silu", "tie_word_embeddings": True,
+        "rope_parameters": _ROPE | {"rope_theta": 500000.0},
+    }),
+    # As BitNet b1.58 2B4T.
+    "bitnet-f32-relu2": FamilyModel("bitnet", "BitNet", _SIZES | {
+        "hidden_size": 32, "intermediate_size": 28, "hidden_act": "relu2", "tie_word_embeddings": True,
+        "rope_parameters": _ROPE | {"rope_theta": 500000.0},
+    }),
     "jais2-f32": FamilyModel("jais2", "Jais2", _LAYER_NORM_SIZES | {"layer_norm_eps": 1e-5, "rope_parameters": _ROPE}),
     "stablelm-f32": FamilyModel("stablelm", "StableLm", _LAYER_NORM_SIZES | {
         "layer_norm_eps": 1e-5, "use_qkv_bias": True, "rope_parameters": _ROPE | {"partial_rotary_factor": 0.5},

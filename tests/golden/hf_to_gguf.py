@@ -313,6 +313,11 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "rope.scaling.attn_factor": "rope_parameters.short_mscale",
         "expert_count": "num_local_experts", "expert_used_count": "num_experts_per_tok", "router_jitter_noise": "router_jitter_noise",
     },
+    # No converter writes the activation: llama.cpp has SiLU in any case.
+    "bitnet": {
+        **_ROPE_BASE, "rope.scaling.type": lambda _: "linear", "rope.scaling.factor": lambda _: 1.0,
+        "hidden_activation": lambda config: None if config.hidden_act == "silu" else config.hidden_act,
+    },
     "jais2": {**_HEAD_SIZE, **_ROPE_BASE, **_layer_norm("layer_norm_eps"), "rope.dimension_count": "head_dim"},
     "stablelm": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE, "use_parallel_residual": "use_parallel_residual"},
     "phi": {**_layer_norm("layer_norm_eps"), **_PARTIAL_ROPE},
@@ -697,6 +702,8 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
             yield from _delta_net(config, name, values)
         elif architecture in ONE_MORE and name.endswith("norm.weight"):
             yield name, values + np.float32(1)
+        elif name.endswith("_sub_norm.weight"):
+            yield name.replace("mlp.", "").replace("self_attn.", "").replace("model.layers", "blk"), values
         elif ".act_fn." in name or ".norms." in name:
             continue  # see _numbers and _norms_of_heads
         elif architecture == "starcoder" and ".attn.c_attn." in name and not config.multi_query:  # of each head by itself

@@ -27,7 +27,7 @@ _NO_FLASH_ATTENTION = 0
 #: llama.cpp gives norms of q and k to models of command-r, and windows to those of exaone4, by their number of layers, 64, and chunks
 #: of 8,192 positions to those of llama4. The streams, sparse layers and shared keys of gemma3n are as in E2B and E4B, whatever a file says. Release 0.5.0 takes
 #: no epsilon in qwen2vl, and weighs the experts of phimoe otherwise. It loads models of mamba
-#: with twice as many columns as the hidden size has alone.
+#: with twice as many columns as the hidden size has alone. It takes SiLU in bitnet.
 _OTHERS = (
     "command-r-plus-f32",
     "exaone4-f32",
@@ -41,6 +41,7 @@ _OTHERS = (
     "starcoder-f32-heads",
     "phimoe-f32",
     "falcon-mamba-f32-biases",
+    "bitnet-f32-relu2",
 )
 
 

@@ -270,7 +270,10 @@ class Recorder:
         if hasattr(attention, "gate_proj"):
             self._after(attention.gate_proj, index, "attn_gate")
         output = _first(attention, "o_proj", "dense", "c_proj", "out_proj")
-        self._before(output, index, "attn_gated" if self._is_gated(attention) else "attention")
+        norm = getattr(attention, "attn_sub_norm", None)
+        if norm is not None:
+            self._before(norm, index, "attention")
+        self._before(output, index, "attn_gated" if self._is_gated(attention) else "attention" if norm is None else "attn_sub_norm")
         factor = getattr(attention.config, "attention_out_multiplier", 1.0) if self.loaded.architecture == "falcon-h1" else 1.0
         output.register_forward_hook(lambda _module, _args, given: self._put(index, "attn_out", factor * _rows(given)))
 
@@ -411,7 +414,9 @@ class Recorder:
                 )
                 self._after(_first(mlp, "act_fn", "activation_fn"), index, "ffn_silu")
         down = _first(mlp, "down_proj", "c_proj", "fc2", "dense_4h_to_h")
-        self._before(down, index, "ffn_swigl")
+        if hasattr(mlp, "ffn_sub_norm"):
+            self._before(mlp.ffn_sub_norm, index, "ffn_swigl")
+        self._before(down, index, "ffn_sub_norm" if hasattr(mlp, "ffn_sub_norm") else "ffn_swigl")
         factor = getattr(mlp, "down_multiplier", 1.0)
         down.register_forward_hook(lambda _module, _args, given: self._put(index, "ffn_out", factor * _rows(given)))
 

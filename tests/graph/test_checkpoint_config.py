@@ -324,7 +324,7 @@ def test_what_changes_nothing(name: str, edit: Edit, tmp_path: Path) -> None:
             for kind, advice in {
                 "gptq": "quantization_config.bits is None; supported for GPTQ are 2, 3, 4 and 8",
                 "quark": "by 'quark', which aprgraph does not decode (it does FP8, MXFP4, NVFP4, GPTQ, AWQ, compressed-tensors, "
-                "bitsandbytes and MLX's); give",
+                "bitsandbytes, BitNet and MLX's); give",
             }.items()
         ),
     ],
@@ -874,6 +874,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "AI21-Jamba-1.5-Mini": ("jamba", 128, 1e4, (0,) * 6, ""),
     "Trinity-Mini": ("afmoe", 128, 1e4, (2048,) * 3 + (0,) + (2048,) * 2, ""),
     "K-EXAONE-236B-A23B": ("exaone-moe", 128, 1e6, (128,) * 3 + (0,) + (128,) * 2, "first_k_dense_replace = 1"),
+    "bitnet-b1.58-2B-4T": ("bitnet", 128, 5e5, (0,) * 6, ""),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),

@@ -24,6 +24,7 @@ from aprgraph.graph.sources.checkpoint.mlx import Mlx
 from aprgraph.graph.sources.checkpoint.quantized import read_quantization
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
 from aprgraph.graph.sources.checkpoint.safetensors import SafetensorsFile
+from aprgraph.graph.sources.checkpoint.ternary import Ternary
 from aprgraph.graph.sources.open import open_source
 from aprgraph.runtime.weights import Status
 from tests.graph.test_checkpoint_files import packed, unpacked
@@ -271,6 +272,71 @@ def test_experts_as_mlx_calls_them_and_norms_that_it_shifts(tmp_path: Path) -> N
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + content[8 + length :])
     with pytest.raises(UnsupportedModelError, match="MLX wrote them, whose converter changes norms and convolutions of qwen35; give the"):
         open_source(folder)
+
+
+@pytest.mark.contract("FILE-HF-5")
+def test_ternary_layers_as_transformers_documents_them(tmp_path: Path) -> None:
+    """The example of ``transformers.integrations.bitnet.unpack_weights``, and both classes' use of the scale."""
+    octets = np.array([[0b10100001, 0b00011000], [0b10010000, 0b00001010]], np.uint8)
+    wanted = np.array([[0, -1], [-1, 1], [-1, 1], [-1, 1], [1, 0], [0, -1], [1, -1], [1, -1]], np.float32)
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(
+        packed(entries("a.b", {"weight": octets, "weight_scale": np.array([4], np.float32)}) | {"c.weight": ("U8", [2, 1], b"ab")})
+    )
+    with pytest.raises(ModelError, match=r"'c\.weight' is there, and weight_scale of the same layer is not"):
+        with_decoded_modules(SafetensorsFile(path).tensors, Ternary(divides=False))
+    tensors = {name: tensor for name, tensor in SafetensorsFile(path).tensors.items() if name != "c.weight"}
+    for divides, scale in ((False, 4), (True, 0.25)):
+        weight = with_decoded_modules(tensors, Ternary(divides))["a.b.weight"]
+        assert weight.dims == wanted.shape
+        assert np.array_equal(weight.view().view(np.float32).reshape(wanted.shape), wanted * np.float32(scale))
+        assert weight.radius is not None
+        assert np.array_equal(weight.radius(2, 5), np.full((3, 2), scale / 2, np.float32))
+    path.write_bytes(packed(entries("a.b", {"weight": octets | 3, "weight_scale": np.array([4], np.float32)})))
+    with pytest.raises(ModelFileError, match="holds two bits that are 3"):
+        with_decoded_modules(SafetensorsFile(path).tensors, Ternary(divides=False))["a.b.weight"].view()
+
+
+@pytest.mark.contract("FILE-HF-5")
+def test_a_packed_checkpoint_of_bitnet_is_that_of_its_decoded_weights(tmp_path: Path) -> None:
+    folder, plain = write_checkpoint("bitnet-f32-relu2", tmp_path), tmp_path / "plain"
+    plain.mkdir()
+    config = json.loads((folder / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps(config))
+    tensors = unpacked((folder / "model.safetensors").read_bytes())
+    decoded, generator = dict(tensors), np.random.default_rng(5)
+    for module in [name.removesuffix(".weight") for name in tensors if name.endswith("_proj.weight")]:
+        rows, columns = tensors[f"{module}.weight"][1]
+        octets = np.zeros((rows // 4, columns), np.uint8)
+        values = generator.integers(0, 3, (rows, columns), dtype=np.uint8)
+        for place in range(4):
+            octets |= values[place * rows // 4 : (place + 1) * rows // 4] << np.uint8(2 * place)
+        scale = np.array([0.25], np.float32)
+        tensors |= entries(module, {"weight": octets, "weight_scale": scale})
+        decoded |= entries(module, {"weight": (values.astype(np.float32) - 1) * scale})
+    (folder / "model.safetensors").write_bytes(packed(tensors))
+    (plain / "model.safetensors").write_bytes(packed(decoded))
+
+    def read(**given: object) -> list[str]:
+        settings = {"quant_method": "bitnet", "linear_class": "autobitlinear"} | given
+        (folder / "config.json").write_text(json.dumps(config | {"quantization_config": settings}))
+        return list(load_model(folder).notices)
+
+    said = read()
+    assert any("activations are not rounded to 8 bits" in notice for notice in said)
+    assert any("14 weights of BitNet are decoded to float32" in notice for notice in said)
+    logits = [
+        aprgraph.load(path).compile("reference", directory=tmp_path / f"{path.name}.aprg").logits([3, 1, 4, 1, 5])
+        for path in (folder, plain)
+    ]
+    assert np.array_equal(*logits)
+    for given, words in (
+        ({"quantization_mode": "online"}, "quantization_mode is 'online'; supported for BitNet is offline"),
+        ({"linear_class": "linear"}, "linear_class is 'linear'; supported for BitNet are bitlinear and autobitlinear"),
+        ({"use_rms_norm": True}, "use_rms_norm is true"),
+    ):
+        with pytest.raises(UnsupportedModelError, match=words):
+            read(**given)
 
 
 @pytest.mark.contract("FILE-HF-5")

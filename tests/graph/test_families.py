@@ -208,6 +208,10 @@ LAYER["afmoe"] = [
     "attn_norm", "attn_gate", "qkv_matmul", "q_norm", "q_post_rope", "k_norm", *ATTENTION[1:-1], "attn_gated", ATTENTION[-1],
     "attn_post_norm", "post_attn_residual", *DENSE, EXPERTS[0], "moe_router_scores", *EXPERTS[1:], "ffn_post_norm", "post_ffn_residual",
 ]  # fmt: skip
+LAYER["bitnet"] = [
+    "attn_norm", "qkv_matmul", *ATTENTION[:-1], "attn_sub_norm", ATTENTION[-1], "post_attn_residual", *DENSE[:-1], "ffn_sub_norm",
+    DENSE[-1], "post_ffn_residual",
+]  # fmt: skip
 LAYER["minicpm"] = LAYER["internlm2"] = LAYER["llama"]
 LAYER["bailingmoe2"] = LAYER["exaone-moe"] = LAYER["dots1"]
 LAYER["deepseek"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"]

@@ -54,6 +54,11 @@ def twice_tensor(file: RawGGUF) -> None:
     file.extra_tensors = text("output_norm.weight") + struct.pack("<IQIQ", 1, 8, 0, 0)
 
 
+def i2_s_of_bitnet(file: RawGGUF) -> None:
+    file.set("general.architecture", STRING, "bitnet-b1.58")
+    tensor("extra", 128, kind=36)(file)
+
+
 NAN, INF = float("nan"), float("inf")
 EMBEDDING, QUERY, DOWN = "token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight"
 
@@ -81,6 +86,7 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     "removed block type": (tensor("extra", 8, kind=4), UnsupportedModelError, r"block type Q4_2 \(4\), which llama\.cpp .*in Q4_0"),
     "block type of rows for ARM": (tensor("extra", 32, kind=32), UnsupportedModelError, r"block type Q4_0_4_8 \(32\), .*in Q4_0"),
     "another of these": (tensor("extra", 32, kind=38), UnsupportedModelError, r"block type IQ4_NL_8_8 \(38\), .*in IQ4_NL"),
+    "block type of bitnet.cpp": (i2_s_of_bitnet, UnsupportedModelError, r"block type I2_S \(36\) of bitnet\.cpp, whose layout"),
     "alignment 0": (key("general.alignment", U32, 0), ModelFileError, "general.alignment is 0, expected a power of two"),
     "alignment 1": (key("general.alignment", U32, 1), ModelFileError, "expected a power of two from 8"),
     "alignment 48": (key("general.alignment", U32, 48), ModelFileError, "expected a power of two"),

@@ -14,8 +14,8 @@ ORDER = [
     "ssm_scan", "ssm_norm", "ssm_gated",
     "ssm_out", "qkv_matmul",
     "attn_gate", "qkv_bias", "q_norm", "k_norm", "v_norm", "q_post_rope", "k_post_rope", "q_a", "q_a_norm", "q_matmul", "q_pe", "kv_a", "kv_a_norm", "k_pe", "kv_b", "q_absorbed", "attn_scores", "attn_softmax", "attn_latent", "attention",
-    "attn_gated", "attn_out", "attn_post_norm", "post_attn_residual", "laurel_residual", "ffn_norm", "ffn_gate", "ffn_up",
-    "ffn_gate_sparse", "ffn_silu", "ffn_swigl", "ffn_out",
+    "attn_gated", "attn_sub_norm", "attn_out", "attn_post_norm", "post_attn_residual", "laurel_residual", "ffn_norm", "ffn_gate", "ffn_up",
+    "ffn_gate_sparse", "ffn_silu", "ffn_swigl", "ffn_sub_norm", "ffn_out",
     "ffn_out_norm", "ffn_post_norm", "moe_router_norm", "moe_router_logits", "moe_router_scores", "moe_router", "moe_router_indices",
     "moe_norm", "moe_latent", "moe_expert_in", "moe_expert_gate", "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "moe_latent_sum",
     "moe_latent_out", "moe_ffn_out", "moe_post_norm", "ffn_sum",
@@ -31,6 +31,7 @@ RECURRENT = {
 }  # fmt: skip
 SELECTIVE = {"ssm_dt_b_c", "ssm_dt_norm", "ssm_b_norm", "ssm_c_norm"}
 GATED = {"attn_gate", "attn_gated"}
+INNER = {"attn_sub_norm", "ffn_sub_norm"}
 NARROW = {"moe_latent", "moe_latent_sum", "moe_latent_out"}
 CONVOLUTION = {"conv_bcx", "conv_bx", "conv_gated"}
 POOLED = ["pooled", "pooled_up", "pooled_up_act", "pooled_down", "pooled_down_act", "pooled_normed"]
@@ -41,7 +42,7 @@ STREAMS = {
     "altup_correct_norm", "altup_correct_router", "altup_correct_coefs", "altup_corrected", "altup_scaled", "altup_out", "altup_merged",
 }  # fmt: skip
 LAUREL = {"laurel_left", "laurel_right", "laurel_norm", "laurel_out", "laurel_residual"}
-ADDITIONS = LATENT | RECURRENT | SELECTIVE | CONVOLUTION | GATED | NARROW | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
+ADDITIONS = LATENT | RECURRENT | SELECTIVE | CONVOLUTION | GATED | INNER | NARROW | {*POOLED} | PER_LAYER | BESIDE | STREAMS | LAUREL | {
     "v_norm", "layer_out", "embedding_norm", "layer_out_norm", "ffn_gate_sparse",
     "q_norm", "k_norm", "attn_post_norm", "ffn_post_norm", "moe_router_logits", "moe_router_scores", "moe_expert_in", "moe_expert_gate",
     "moe_expert_up", "moe_expert_swigl", "moe_expert_out", "lm_head_raw",
@@ -135,6 +136,7 @@ def test_what_holds_of_single_stages() -> None:
         *SELECTIVE,
         *CONVOLUTION,
         *GATED,
+        *INNER,
         *NARROW,
         *PER_LAYER,
         *BESIDE,
@@ -148,6 +150,7 @@ def test_what_holds_of_single_stages() -> None:
     assert {stage.name for stage in STAGES if stage.only_with == "laurel"} == LAUREL
     assert {stage.name for stage in STAGES if stage.only_with == "convolution"} == CONVOLUTION
     assert {stage.name for stage in STAGES if stage.only_with == "gated"} == GATED
+    assert {stage.name for stage in STAGES if stage.only_with == "inner norms"} == INNER
     assert {stage.name for stage in STAGES if stage.only_with == "latent experts"} == NARROW
     assert {stage.name for stage in STAGES if stage.only_with == "weighed inputs"} == {"moe_expert_in"}
     assert {stage.name for stage in STAGES if stage.network == "experts"} == {name for name in STAGE_BY_NAME if name.startswith("moe_")}

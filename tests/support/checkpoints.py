@@ -183,6 +183,8 @@ class _Weights:
         own_name = own_name.replace("e_score_correction_bias", "e_score_correction.bias").replace("expert_bias", "expert_bias.bias")
         if self._architecture == "jamba":
             own_name = own_name.replace("feed_forward.experts", "mlp.experts")
+        if own_name.endswith("_sub_norm.weight"):
+            return self._decoded(re.sub(r"model\.layers\.(\d+)\.(mlp|self_attn)", r"blk.\1", own_name))
         name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))
         if own_name.endswith("self_attn.sinks"):
             name = own_name.replace("model.layers.", "blk.").replace("self_attn.sinks", "attn_sinks.weight")

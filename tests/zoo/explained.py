@@ -34,6 +34,8 @@ EXPLAINED_BY: Mapping[str, tuple[str, ...]] = {
     "norm of another layer": ("other-weight",),
     "norm without weights": ("norm-without-weight",),
     "norm after attention forgotten": ("left-out",),
+    "norm before the output projection forgotten": ("left-out",),
+    "norm before the down projection forgotten": ("left-out",),
     "norm after the FFN forgotten": ("left-out",),
     "attention residual after its norm": ("other-input",),
     "FFN residual after its norm": ("other-input",),

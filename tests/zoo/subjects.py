@@ -126,6 +126,7 @@ def _with_large_scores(layer: int) -> Variant:
         "gpt-oss": 1.25,
         **dict.fromkeys(("gemma4", "gemma4-experts"), 0.25),
         "nemotron": 1.3,
+        "bitnet": 1.3,
         "gptneox": 1.2,
         "phimoe": 1.3,
         "minicpm3": 1.5,

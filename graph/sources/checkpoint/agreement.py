@@ -94,7 +94,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
         ),
         (_BY_FIELD, _NETWORK_NEVER),
     ),
-    "minicpm": (_BY_FIELD, _NETWORK_NEVER),
+    **dict.fromkeys(("minicpm", "bitnet"), (_BY_FIELD, _NETWORK_NEVER)),
     "minicpm3": (_LATENT_BY_FIELD, _FROM_LATENT_NEVER, _NETWORK_BY_FIELD),
     "olmo": (_BY_FIELD, _NETWORK_NEVER),
     "baichuan": (_NEVER, _NETWORK_NEVER),

@@ -93,6 +93,8 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                    "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5},
     "afmoe": {"max_position_embeddings": 16384, "rms_norm_eps": 1e-5, "head_dim": 128, "sliding_window": 1024, "num_dense_layers": 1,
               "num_experts": 64, "num_experts_per_tok": 6, "num_shared_experts": 2, "moe_intermediate_size": 1408, "mup_enabled": False},
+    "bitnet": {"max_position_embeddings": 2048, "num_key_value_heads": 5, "rms_norm_eps": 1e-5, "hidden_act": "relu2",
+               "rope_theta": 500000.0},
     "minimax_m2": _SMALL_EPS | {"max_position_embeddings": 196608, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 5e6,
                                 "num_local_experts": 256, "num_experts_per_tok": 8},
     "deepseek_v2": _SMALL_EPS | {"max_position_embeddings": 2048, "kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128,

@@ -48,7 +48,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
         "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone", "phimoe", "falcon_h1",
         "nemotron_h", "jais2", "mamba", "falcon_mamba", "jamba", "minicpm", "minicpm3", "olmo", "dbrx", "afmoe", "exaone_moe",
-        *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
+        "bitnet", *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2", "gpt_bigcode"),
     "activation": ("falcon",),

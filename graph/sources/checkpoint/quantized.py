@@ -18,6 +18,7 @@ from aprgraph.graph.sources.checkpoint.mlx import read_mlx
 from aprgraph.graph.sources.checkpoint.places import read_json
 from aprgraph.graph.sources.checkpoint.quantized_modules import ModuleFormat, with_decoded_modules
 from aprgraph.graph.sources.checkpoint.safetensors import StoredTensor
+from aprgraph.graph.sources.checkpoint.ternary import read_bitnet
 from aprgraph.graph.words import counted
 
 _BLOCK = (128, 128)
@@ -25,7 +26,7 @@ _ORIGINAL = "give the checkpoint that it was quantised from"
 #: Files beside config.json in which old checkpoints say it, and the kind that they are of.
 _BESIDE = {"quantize_config.json": "gptq", "quant_config.json": "awq", "hf_quant_config.json": "modelopt"}
 #: What a kind that is not decoded here is told.
-_KNOWN = "FP8, MXFP4, NVFP4, GPTQ, AWQ, compressed-tensors, bitsandbytes and MLX's"
+_KNOWN = "FP8, MXFP4, NVFP4, GPTQ, AWQ, compressed-tensors, bitsandbytes, BitNet and MLX's"
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,9 @@ def read_quantization(config: Mapping[str, Any], where: Path) -> Quantization:
         return Quantization(notices=read_modelopt(given, where), modules=(MODELOPT,), kind="NVFP4")
     if kind == "bitsandbytes":
         return Quantization(modules=(FourBits(), EightBits()), kind=kind)
+    if kind == "bitnet":
+        modules, notices = read_bitnet(given, where)
+        return Quantization(notices=notices, modules=(modules,), kind="BitNet")
     if kind != "fp8":
         raise UnsupportedModelError(
             f"{where}: the weights are quantised by {shown(kind)}, which aprgraph does not decode (it does {_KNOWN}); {_ORIGINAL}"

@@ -253,6 +253,18 @@ FAULTS = (
         each_layer({"ffn_post_norm": left_out}, "ffn_post_norm"),
     ),
     Fault(
+        "norm before the output projection forgotten",
+        "graph",
+        "The heads go into the output projection without their norm.",
+        each_layer({"attn_sub_norm": left_out}, "attn_sub_norm"),
+    ),
+    Fault(
+        "norm before the down projection forgotten",
+        "graph",
+        "act(gate) · up goes into the down projection without its norm.",
+        each_layer({"ffn_sub_norm": left_out}, "ffn_sub_norm"),
+    ),
+    Fault(
         "attention residual after its norm",
         "graph",
         "The attention's output is added to the normalised hidden state.",

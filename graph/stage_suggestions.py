@@ -1,7 +1,7 @@
 """What other programs call the stages, and which stage somebody may have meant. This table is the only place that lists these names.
 
-The names are those of transformers' modules, of llama.cpp's graphs and GGUF tensors, and of Llama's own code. None of them is read as the
-stage: what another program calls ``attn_output`` may be before or after a projection. They make suggestions.
+The names are those of transformers' modules, llama.cpp's graphs and GGUF tensors, Llama's own code, and the hooks of TransformerLens. None
+of them is read as the stage: what another program calls ``attn_output`` may be before or after a projection. They make suggestions.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from aprgraph.graph.stages import STAGE_ALIASES, STAGE_BY_NAME
 
 #: Stage -> other names, in the form of ``_plain``, apart by blanks.
 _OTHER_NAMES = {
-    "embedding": "embed_tokens inputs_embeds wte tok_embeddings token_embd token_embedding inp_embd inp_scaled embeddings embed",
+    "embedding": "embed_tokens inputs_embeds wte tok_embeddings token_embd token_embedding inp_embd inp_scaled embeddings embed hook_embed",
     "attn_norm": "input_layernorm ln_1 attention_norm attn_layernorm pre_attention_layernorm norm_1",
     "qkv_matmul": "qkv qkv_proj attn_qkv wqkv c_attn query_key_value q_proj k_proj v_proj attn_q attn_k attn_v wq wk wv vcur q k v "
-    "query key value",
+    "query key value hook_q hook_k hook_v",
+    "qkv_bias": "qkv_proj_bias q_proj_bias k_proj_bias v_proj_bias",
     "q_norm": "qcur_normed attn_q_norm query_norm",
     "k_norm": "kcur_normed attn_k_norm key_norm",
     "v_norm": "vcur_normed value_norm",
-    "q_post_rope": "qcur q_rope q_roped q_after_rope q_rotated q_rot query_rope q_embed",
-    "k_post_rope": "kcur k_rope k_roped k_after_rope k_rotated k_rot key_rope k_embed",
-    "attn_scores": "kq qk scores attention_scores attn_logits",
-    "attn_softmax": "kq_soft_max kq_soft_max_ext softmax attn_weights attention_weights attn_probs attention_probs",
-    "attention": "kqv kqv_out kqv_merged kqv_merged_cont context attn_context self_attn_attn",
-    "attn_out": "o_proj self_attn attn attn_output attention_output attn_o attn_proj out_proj wo",
+    "q_post_rope": "qcur q_rope q_roped q_after_rope q_rotated q_rot query_rope q_embed hook_rot_q",
+    "k_post_rope": "kcur k_rope k_roped k_after_rope k_rotated k_rot key_rope k_embed hook_rot_k",
+    "attn_scores": "kq qk scores attention_scores attn_logits hook_attn_scores",
+    "attn_softmax": "kq_soft_max kq_soft_max_ext softmax attn_weights attention_weights attn_probs attention_probs hook_pattern",
+    "attention": "kqv kqv_out kqv_merged kqv_merged_cont context attn_context self_attn_attn hook_z",
+    "attn_out": "o_proj self_attn attn attn_output attention_output attn_o attn_proj out_proj wo hook_attn_out",
     "attn_post_norm": "post_attention_norm",
-    "post_attn_residual": "ffn_inp sa_out resid_mid attn_residual post_attention_residual",
-    "ffn_norm": "post_attention_layernorm pre_feedforward_layernorm ln_2 mlp_norm norm_2",
+    "post_attn_residual": "ffn_inp sa_out resid_mid attn_residual post_attention_residual hook_resid_mid",
+    "ffn_norm": "post_attention_layernorm pre_feedforward_layernorm ln_2 mlp_norm norm_2 post_layernorm",
     "ffn_gate": "gate_proj mlp_gate gate_up_proj gate w1",
-    "ffn_up": "up_proj mlp_up up w3",
-    "ffn_silu": "act_fn activation_fn silu gelu ffn_gelu ffn_act mlp_act",
+    "ffn_up": "up_proj mlp_up up w3 hook_pre hook_pre_linear",
+    "ffn_silu": "act_fn activation_fn silu gelu ffn_gelu ffn_act mlp_act hook_post",
     "ffn_swigl": "ffn_swiglu swiglu geglu ffn_geglu ffn_gate_par ffn_mul",
-    "ffn_out": "down_proj ffn_down mlp_down mlp mlp_out mlp_output ffn ffn_output feed_forward down w2",
+    "ffn_out": "down_proj ffn_down mlp_down mlp mlp_out mlp_output ffn ffn_output feed_forward down w2 hook_mlp_out",
     "ffn_post_norm": "post_feedforward_layernorm post_ffw_norm post_mlp_norm",
     "moe_router_logits": "ffn_moe_logits router_logits gate_logits ffn_gate_inp",
     "moe_router_scores": "ffn_moe_probs_biased scores_for_choice e_score_correction_bias",
@@ -46,7 +47,7 @@ _OTHER_NAMES = {
     "moe_expert_swigl": "ffn_moe_swiglu moe_expert_swiglu ffn_moe_gate_par",
     "moe_expert_out": "ffn_moe_down ffn_down_exps",
     "moe_ffn_out": "ffn_moe_out moe_out block_sparse_moe sparse_moe",
-    "post_ffn_residual": "l_out hidden_states hidden_state block_output resid_post residual decoder_layer",
+    "post_ffn_residual": "l_out hidden_states hidden_state block_output resid_post residual decoder_layer hook_resid_post hook_resid_pre",
     "ffn_out_norm": "ffn_mlp post_feedforward_layernorm_1 post_ffw_norm_1",
     "moe_norm": "ffn_norm_2 pre_feedforward_layernorm_2 pre_ffw_norm_2",
     "moe_post_norm": "ffn_moe post_feedforward_layernorm_2 post_ffw_norm_2",
@@ -67,7 +68,8 @@ _OTHER_NAMES = {
     "altup_corrected": "corrected",
     "altup_scaled": "altup_correct_scale",
     "altup_merged": "unembd_merged",
-    "final_norm": "result_norm output_norm model_norm norm_f f_norm ln_f final_layernorm final_rms_norm last_hidden_state",
+    "final_norm": "result_norm output_norm model_norm norm_f f_norm ln_f final_layernorm final_rms_norm last_hidden_state "
+    "final_norm_layernorm",
     "pooled": "pooling pooler_output mean_pooling cls_pooling pooled_output",
     "pooled_normed": "sentence_embedding text_embedding normalized_embedding embedding_normalized",
     "lm_head": "logits result_output output_logits lm_logits lm_head_output",
@@ -80,14 +82,21 @@ _BY_PLACE = {"output": ("post_ffn_residual", "lm_head"), "norm": (None, "final_n
 #: Those of them that are parts of a stage (stage_parts.py), and which.
 _PARTS = {
     name: part
-    for part, names in {"q": "q_proj attn_q wq q query", "k": "k_proj attn_k wk k key", "v": "v_proj attn_v wv vcur v value"}.items()
+    for part, names in {
+        "q": "q_proj attn_q wq q query hook_q q_proj_bias",
+        "k": "k_proj attn_k wk k key hook_k k_proj_bias",
+        "v": "v_proj attn_v wv vcur v value hook_v v_proj_bias",
+    }.items()
     for name in names.split()
 }
 #: What else to know of some of them.
 _REMARKS = {
     **dict.fromkeys(_PARTS, "one of three parts of qkv_matmul, which holds q, k and v side by side in each row"),
+    **{f"{part}_proj_bias": "one of three parts of qkv_bias, which holds q, k and v side by side in each row" for part in "qkv"},
     "gate_up_proj": "holds ffn_gate and ffn_up side by side; give each its own file",
-    "hidden_states": "transformers' hidden_states[i] is what layer i is given, and so the output of layer i - 1",
+    "hidden_states": "transformers' hidden_states[i] is what layer i is given, and so the output of layer i - 1; of all layers in one "
+    "array each needs a name of its own, such as hidden_states.3",
+    "hook_resid_pre": "what layer i is given, and so the output of layer i - 1",
     "post_attention_layernorm": "in gemma3 it is attn_post_norm",
 }
 

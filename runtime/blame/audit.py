@@ -30,7 +30,7 @@ from aprgraph.runtime.blame.model_row_order import in_order_of_model
 from aprgraph.runtime.blame.other_model import check_sizes, find_other_model, named_models
 from aprgraph.runtime.blame.other_places import Hopeless, in_other_places
 from aprgraph.runtime.blame.prompt_text import with_text
-from aprgraph.runtime.blame.recorded import BEGINNING, Beginning, PromptTokens, Recorded, RecordedTensor, tokens_of
+from aprgraph.runtime.blame.recorded import BEGINNING, KEYS, Beginning, PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.repeated import with_repeats
 from aprgraph.runtime.blame.replay import Replay, Replayer
 from aprgraph.runtime.blame.replay_workers import ReplayWorkers
@@ -272,11 +272,13 @@ class Auditor:
             yield f"{trace.directory} is held to {self.profile}, as asked for; {other}"
         if recorded.tokens is None:
             yield Caveat(f"the tokens of {trace.directory} are not known, so its embedding is not checked; give them with ", TOKENS)
-        cached = [tensor.entry.label for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.is_cache]
-        if cached:
+        of_text = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.of_text]
+        if of_text:
+            are_keys = all(entry.stage == KEYS for entry in of_text)
+            what = "the KV cache" if are_keys else "all positions so far, as where there is no KV cache,"
             yield Caveat(
-                f"{trace.directory} holds the KV cache in place of {listed(cached, 3)}: its last rows, which are the step's, are taken, "
-                "and those before are not checked"
+                f"{trace.directory} holds {what} in place of {listed((entry.label for entry in of_text), 3)}: the last rows, which are the "
+                "step's, are taken, and those before are not checked"
             )
         last = [tensor.entry for step in recorded.steps for tensor in recorded.of_step(step).values() if tensor.last_axis is not None]
         last = [entry for entry in last if not is_logits(entry.stage)]

@@ -48,7 +48,7 @@ BEGINNING = Beginning()
 class RecordedTensor:
     """One tensor of a trace. ``shape`` is the node's, of all positions of the pass; ``last_axis`` is the axis of the positions
     where the trace holds the last of them alone. ``misfit`` says why it is neither, where its size is what does not fit, and
-    ``missing`` where it cannot be read at all. ``is_cache``: it holds the rows of all positions so far, of which the last are the pass's.
+    ``missing`` where it cannot be read at all. ``of_text``: it holds all positions so far, of which the last are the pass's.
     """
 
     entry: TraceEntry
@@ -57,7 +57,7 @@ class RecordedTensor:
     last_axis: int | None = None
     misfit: str | None = None
     missing: str | None = None
-    is_cache: bool = False
+    of_text: bool = False
 
     @property
     def is_readable(self) -> bool:
@@ -161,8 +161,11 @@ class Recorded:
         """The values, f32 in ``shape``; of the last position alone where the trace holds no more. Raises TraceError."""
         assert tensor.shape is not None
         shape = list(tensor.shape)
-        if tensor.is_cache:
-            return self.trace.load(tensor.entry).reshape(-1, *shape[1:])[-shape[0] :]
+        if tensor.of_text:
+            axis = tensor.node.type.dims.index("n")
+            n, shape[axis] = shape[axis], -1
+            values = self.trace.load(tensor.entry).reshape(shape)
+            return values.take(range(values.shape[axis] - n, values.shape[axis]), axis=axis)
         if tensor.last_axis is not None:
             shape[tensor.last_axis] = 1
         return self.trace.load(tensor.entry).reshape(shape)
@@ -191,8 +194,9 @@ class Recorded:
         axis = node.type.dims.index("n") if "n" in node.type.dims else None
         if axis is not None and count * n == math.prod(shape):
             return RecordedTensor(entry, node, shape, last_axis=axis)
-        if entry.step and entry.stage == KEYS and axis == 0 and count * n == math.prod(shape) * t:
-            return RecordedTensor(entry, node, shape, is_cache=True)
+        # Of keys it is the cache; without one, all of the text is computed again in each step.
+        if entry.step and axis is not None and count * n == math.prod(shape) * t:
+            return RecordedTensor(entry, node, shape, of_text=True)
         dims = shape_text(shape)
         misfit = f"it has {count} elements, but for {n} positions the model has {dims}"
         if self.shard is not None and count * self.shard.ranks == math.prod(shape):

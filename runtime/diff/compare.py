@@ -22,6 +22,7 @@ from aprgraph.runtime.diff.inputs import HELD_TO_INPUTS, InputsRule, gain_of
 from aprgraph.runtime.diff.measure import Measured, Measurer, held_to_its_own
 from aprgraph.runtime.diff.moved import in_other_places
 from aprgraph.runtime.diff.notes import differences, remarks, unreached
+from aprgraph.runtime.diff.other_prompt import prompt_reservation
 from aprgraph.runtime.diff.overrides import Tolerances
 from aprgraph.runtime.diff.profiles import QUANT_VS_FLOAT, arithmetic_profiles, choose_profile, kept_in, states_float_weights
 from aprgraph.runtime.diff.prompt import prompt_of
@@ -171,8 +172,9 @@ def _compare(trace_a: Trace, trace_b: Trace, asked: _Asked, progress: Progress |
     report = DiffReport(
         *asked.names, profile, tuple(rows), first, tuple(notes), profile_reason=why, prompt=prompt, traces=(trace_a, trace_b)
     )
+    other_prompt = None if asked.single else prompt_reservation(report, (shaped_a, shaped_b), pairs)
     found = find_reservations(report, (trace_a, trace_b), (shaped_a, shaped_b), pairs, graphs)
-    return replace(report, reservations=(*repeated, *found))
+    return replace(report, reservations=(*repeated, *(() if other_prompt is None else (other_prompt,)), *found))
 
 
 def _measured(measurer: Measurer, pairs: Sequence[Pair], *, forks: bool) -> Iterator[Measured]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aprgraph.graph.stage_suggestions import nearest_part, remark_on
+from aprgraph.runtime.trace.onnx_names import module_of
 from aprgraph.runtime.trace.token_arrays import TOKENS
 from aprgraph.runtime.trace.unread_files import name_of_place, suggest_place
 
@@ -19,17 +20,26 @@ _NUMBER = re.compile(
 )
 #: What vLLM and SGLang call the product of the activated gate and up, where one projection gives both; elsewhere it is the first alone.
 _ACTIVATED, _FUSED = re.compile(r"(.*)act_fn"), "gate_up_proj"
-#: What ends a name that means a stage beside one of some others: transformers' modules of a layer, and the layer itself.
+#: What ends a name that means a stage beside one of some others: modules of a layer, most of them transformers', and the layer itself.
 _BESIDE = (
     (".post_attention_layernorm", (".pre_feedforward_layernorm",), "attn_post_norm"),
     (".post_self_attn_layernorm", (".post_attention_layernorm",), "attn_post_norm"),
     (".post_attention_layernorm.1", (".post_attention_layernorm.0",), "post_attn_residual"),  # vLLM's, which add before they norm
+    (".post_attention_layernorm", (".input_layernorm",), "ffn_norm"),
+    (".attention.dense", (".attention.qkv", ".attention.query_key_value"), "attn_out"),
+    (".mlp.fc", (".mlp.gate",), "ffn_gate"),  # TensorRT-LLM's
+    (".mlp.gate", (".mlp.fc",), "ffn_up"),
+    (".mlp.proj", (".mlp.fc",), "ffn_out"),
+    (".mlp.hook_pre", (".mlp.hook_pre_linear",), "ffn_gate"),  # TransformerLens's
+    (".mlp.hook_post", (".mlp.hook_pre_linear",), "ffn_swigl"),
     (".mlp.gate", (".mlp.experts", ".mlp.experts.act_fn"), "moe_router_logits"),
     (".mlp.router", (".mlp.experts",), "moe_router_logits"),
     (".mlp", (".mlp.experts", ".mlp.experts.act_fn"), "moe_ffn_out"),
 )
 #: What modules of transformers give that hold all experts.
 _OF_EXPERTS = (".mlp.experts", ".mlp.experts.act_fn")
+#: Of what there is a remark on, what has its place nevertheless.
+_WITH_RULE = ("hidden_states",)
 #: What a layer itself is called.
 _A_LAYER = re.compile(r"(?:.*[./])?(?:layers|blocks|h)[./]\{\}")
 #: What some call steps, in front of names that are the same in each, if anything; and what is step 0 where others count from 1.
@@ -65,13 +75,15 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
     for name in arrays:
         pattern = _pattern(_with_steps(name, word))
         groups.setdefault(pattern if word is None or not pattern.startswith("step{}") else word + pattern[4:], []).append(name)
+    modules = {_module(pattern) for pattern in groups}
     found = []
     taken: dict[str, str] = {}
     for pattern, names in groups.items():
         of_tokens = re.split(r"[./]", pattern)[-1] in TOKENS
         rule, remark = (None, "the prompt's token ids") if of_tokens else _rule([_with_steps(name, word) for name in names])
-        if (stage := _beside(pattern, groups)) is not None:
-            rule, remark = f"{_expression(names[0])}={stage}", None
+        if (stage := _beside(pattern, modules)) is not None:
+            rule = f"{_expression(names[0])}={stage}"
+            remark = remark if stage == "ffn_norm" else None
         elif pattern.endswith(_OF_EXPERTS):
             rule, remark = None, "of all chosen experts of all positions: no stage holds that"
         product = _ACTIVATED.fullmatch(names[0])
@@ -97,17 +109,23 @@ def survey_names(arrays: Mapping[str, Any]) -> list[ArrayNames]:
     return found
 
 
-def _beside(pattern: str, groups: Collection[str]) -> str | None:
+def _beside(pattern: str, modules: Collection[str]) -> str | None:
     """The place of arrays whose name means one thing beside some others, and another alone."""
     if pattern.count("{}") != 1:
         return None
-    if _A_LAYER.fullmatch(pattern) and any(other.startswith((f"{pattern}.", f"{pattern}/")) for other in groups):
+    if _A_LAYER.fullmatch(pattern) and any(other.startswith((f"{pattern}.", f"{pattern}/")) for other in modules):
         return r"layer\1.post_ffn_residual"  # what a module gives that holds all of a layer
+    name = _module(pattern)
     for end, others, stage in _BESIDE:
-        front = pattern.removesuffix(end)
-        if front != pattern and any(front + other in groups for other in others):
+        front = name.removesuffix(end)
+        if front != name and any(front + other in modules for other in others):
             return rf"layer\1.{stage}"
     return None
+
+
+def _module(pattern: str) -> str:
+    """What gives the arrays of a pattern, without what says that it gives them."""
+    return (module_of(pattern) or pattern).removesuffix(".output")
 
 
 def _pattern(name: str) -> str:
@@ -155,12 +173,12 @@ def _with_steps(name: str, word: str | None) -> str:
 def _rule(names: Sequence[str]) -> tuple[str | None, str | None]:
     """The rule for names that differ in numbers alone, of which steps and layers are taken up, and what is to be known of it."""
     # Step 0 is the one that places do not name.
-    name = next((name for name in names if not re.match(r"step[-_]?0+[./]", name)), names[0])
+    # Of its layers the last: a number 0 at the end may say which of several results it is.
+    name = next((name for name in reversed(names) if not re.match(r"step[-_]?0+[./]", name)), names[-1])
     place, word = suggest_place(name)
-    if place is None or word is None or "<N>" in place:  # of a layer, and the name has no number
-        return None, None
-    remark = remark_on(word)
-    if remark is not None and nearest_part(word) is None:  # no array like this one has the place alone
+    remark = None if word is None else remark_on(word)
+    # Of a layer, and the name has no number; or no array like this one has the place alone.
+    if place is None or word is None or "<N>" in place or (remark is not None and nearest_part(word) is None and word not in _WITH_RULE):
         return None, remark
     target = name_of_place(place, word)
     numbers = [int(found) for found in _NUMBER.findall(name[: _end_of_counts(name)])]

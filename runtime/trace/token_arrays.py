@@ -36,13 +36,17 @@ def read_tokens(where: str, arrays: Mapping[str, Any], taken: Collection[str]) -
     names = {int(match[1] or 0): name for name in arrays if name not in taken and (match := _OF_STEP.fullmatch(name))}
     if 0 not in names:
         return TokenArrays()
-    read, generated = [names[0]], []
+    read = [names[0]]
+    generated: list[int] = []
     prompt = _ids(where, names[0], arrays[names[0]])
     for step in range(1, len(names)):
         one = _whole(arrays[names[step]]) if step in names else None
-        if one is None or one.size != 1:  # the whole text so far, or a step without
+        if one is None:
             break
-        generated.append(int(one.reshape(())))
+        ids: list[int] = one.reshape(-1).tolist()
+        if ids[:-1] not in ([], [*prompt, *generated]):  # neither the token alone nor the whole text so far
+            break
+        generated.append(ids[-1])
         read.append(names[step])
     return TokenArrays(prompt, tuple(generated), tuple(read))
 

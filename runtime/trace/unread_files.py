@@ -18,6 +18,7 @@ from aprgraph.graph.stage_suggestions import is_known_elsewhere, nearest_part, n
 from aprgraph.graph.stages import STAGE_BY_NAME
 from aprgraph.graph.words import and_more, listed
 from aprgraph.runtime.trace.aprt import HEADER, MAGIC, WHOLE_MODEL, relative_path
+from aprgraph.runtime.trace.onnx_names import module_of
 
 SUFFIX = ".bin"
 #: Files that hold numbers, in forms that are not read here.
@@ -168,8 +169,10 @@ def suggest_place(name: str) -> tuple[str | None, str | None]:
 
     ``layer-<N>`` stands where the name tells no layer. (None, None) for names that are like none that is known.
     """
-    if _GIVEN.search(name) is not None:  # the result of what comes before, whatever that is
+    module = module_of(name)
+    if module is None or _GIVEN.search(module) is not None:  # the result of what comes before, whatever that is
         return None, None
+    name = module
     name, step = _take(_STEP, name)
     name, layer = _take(_LAYER, name)
     readings = [(name, layer)]

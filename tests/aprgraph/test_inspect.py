@@ -338,7 +338,7 @@ def test_rules_where_some_arrays_have_places_already(tmp_path: Path, monkeypatch
     sandwich = (*dense, ".pre_feedforward_layernorm", ".post_feedforward_layernorm")
     experts = (*dense[:4], ".mlp.gate", ".mlp.experts", ".mlp")
     wanted = {
-        dense: {".mlp.down_proj": "ffn_out"},  # whose norm may be one behind attention: no rule says
+        dense: {".mlp.down_proj": "ffn_out", ".post_attention_layernorm": "ffn_norm"},
         sandwich: {".post_attention_layernorm": "attn_post_norm", ".pre_feedforward_layernorm": "ffn_norm"},
         experts: {".mlp.gate": "moe_router_logits", ".mlp": "moe_ffn_out"},
     }

@@ -88,6 +88,19 @@ def test_a_cache_in_the_place_of_a_step_s_keys_is_read_by_its_last_rows() -> Non
 
 
 @pytest.mark.contract("BLAME-CHUNKS-1")
+def test_all_of_the_text_in_the_place_of_a_step_is_read_by_its_last_rows() -> None:
+    """As an engine without a KV cache computes it again for each token; a fault in its last row is found there."""
+    arrays = {**part(0, END - 1), **part(0, END, 1)}
+    found = audited(arrays, *TOKENS[:-1])
+    assert {local.label for local in found.locals if local.state is not LocalState.RIGHT} == {"step 1 layer 0 embedding"}
+    assert any("all positions so far, as where there is no KV cache, in place of step 1 layer 0 embedding" in note for note in found.notes)
+    spoilt = np.array(arrays["step1.layer1.attn_scores"])
+    spoilt[2, -1, 3] += 1
+    found = audited({**arrays, "step1.layer1.attn_scores": spoilt}, *TOKENS[:-1])
+    assert "step 1 layer 1 attn_scores" in {local.label for local in found.wrong}
+
+
+@pytest.mark.contract("BLAME-CHUNKS-1")
 def test_generated_tokens_are_no_parts_of_a_prompt_of_as_many() -> None:
     """Of the prompt the last position alone was recorded."""
     model = subject("llama", "generating")

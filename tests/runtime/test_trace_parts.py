@@ -14,6 +14,7 @@ from aprgraph import audit
 from aprgraph.graph.errors import NotRecordedError, TraceError
 from aprgraph.runtime.trace.name_map import NameMap
 from aprgraph.runtime.trace.reader import Trace
+from aprgraph.runtime.trace.token_arrays import read_tokens
 from aprgraph.testing import assert_right
 from tests.support.cli import run_cli
 from tests.support.traces import trace_model, values
@@ -160,3 +161,15 @@ def test_the_rules_of_the_documents() -> None:
     places = {name: names.place_of("", name) for name in DOCUMENTED}
     assert {name: None if place is None else place.name for name, place in places.items()} == DOCUMENTED
     names.check_used([("", list(DOCUMENTED))])
+
+
+@pytest.mark.contract("CAPTURE-FILES-1")
+@pytest.mark.parametrize(("second", "third", "generated"), [
+    ([7], [8], (7, 8)), ([3, 1, 7], [3, 1, 7, 8], (7, 8)), ([3, 1, 7], [8], (7, 8)),
+    ([3, 2, 7], [3, 2, 7, 8], ()), ([3, 1, 7], [3, 1, 9, 8], (7,)), ([1, 7], [8], ()),
+])  # fmt: skip
+def test_the_ids_of_a_step_are_its_own_or_those_of_the_text_so_far(second: list[int], third: list[int], generated: tuple[int, ...]) -> None:
+    """As an engine has them that computes all of it again for each token; of another text they say nothing."""
+    arrays = {f"step_{step}.input_ids": np.array([ids]) for step, ids in enumerate(([3, 1], second, third))}
+    found = read_tokens("dump", arrays, ())
+    assert (found.prompt, found.generated) == ((3, 1), generated)

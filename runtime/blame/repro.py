@@ -22,7 +22,7 @@ from aprgraph.graph.ops.lookup import rows_taken
 from aprgraph.graph.passes.prune import Prune
 from aprgraph.graph.passes.replay_recorded import PREFIX
 from aprgraph.graph.whole_folder import whole_folder
-from aprgraph.runtime.blame.audit import Auditor
+from aprgraph.runtime.blame.auditor import AuditOptions, Auditor
 from aprgraph.runtime.blame.local_errors import LocalError
 from aprgraph.runtime.decoded_weights import decode_rows
 from aprgraph.runtime.output_file import probe
@@ -84,7 +84,7 @@ def write_repro(
     check_repro_place(directory)
     try:
         with whole_folder(directory) as part:
-            _write(part, Auditor(trace, model, tokens=tokens, profile=profile), local)
+            _write(part, Auditor(trace, model, AuditOptions(tokens, profile)), local)
             _sign(part)
     except OSError as error:
         raise TraceError.unwritable(directory, error) from None

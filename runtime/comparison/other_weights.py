@@ -20,7 +20,7 @@ from aprgraph.graph.ops import Array, weights_of
 from aprgraph.graph.passes.replay_recorded import find_origins
 from aprgraph.graph.sources.source import Source as FileSource
 from aprgraph.graph.stages import StageKind
-from aprgraph.runtime.blame.audit import Auditor
+from aprgraph.runtime.blame.auditor import AuditOptions, Auditor
 from aprgraph.runtime.blame.local_errors import Audit, LocalError, LocalState
 from aprgraph.runtime.blame.recorded import PromptTokens, Recorded, RecordedTensor, tokens_of
 from aprgraph.runtime.blame.replay import Replay, Replayer, as_recorded_type
@@ -86,7 +86,7 @@ class _Crossed:
         assert a is not None
         assert b is not None
         self._a = a
-        auditor = Auditor(_in_rows_of(ours, theirs, b, prompt), ours, tokens=prompt, profile=audits[1].profile)
+        auditor = Auditor(_in_rows_of(ours, theirs, b, prompt), ours, AuditOptions(prompt, audits[1].profile))
         self._replayer, self._recorded = auditor.replayer, auditor.recorded
         self._held: dict[str, HeldWeight | None] = {}
 

@@ -13,7 +13,7 @@ import aprgraph
 from aprgraph import Trace
 from aprgraph.graph.errors import ComparisonError
 from aprgraph.graph.sources.gguf_file import GGUFFile
-from aprgraph.runtime.blame.audit import Auditor
+from aprgraph.runtime.blame.auditor import AuditOptions, Auditor
 from aprgraph.runtime.blame.chosen_arithmetic import ChosenArithmetic
 from aprgraph.runtime.place import Place
 from tests.golden.make_llama_cpp_arithmetic import RUNS, TOKENS, Run, llama_cpp_trace, write_model
@@ -201,6 +201,6 @@ def test_what_another_arithmetic_explains_of_the_wrong_is_found(k_quants: tuple[
     spoil(run, "ffn_up", 2, lambda values: values * np.where(np.arange(256) == 7, -1, 1))
     spoiled, others = Place(0, 2, "ffn_up"), [Place(0, 2, "attn_out"), Place(0, 1, "ffn_gate")]
     for arithmetic, explained in (("ggml-avx2", True), ("plain", False)):
-        auditor = Auditor(run, aprgraph.load(path).model, profile="same-graph-f32", arithmetic=ChosenArithmetic(arithmetic))
+        auditor = Auditor(run, aprgraph.load(path).model, AuditOptions(profile="same-graph-f32", arithmetic=ChosenArithmetic(arithmetic)))
         assert not auditor.explains_some([spoiled])
         assert auditor.explains_some([spoiled, *others]) is explained

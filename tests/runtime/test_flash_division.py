@@ -13,7 +13,7 @@ import aprgraph
 from aprgraph import Trace
 from aprgraph.graph.arithmetics import parse_arithmetic
 from aprgraph.runtime.blame import flash_division
-from aprgraph.runtime.blame.audit import Auditor
+from aprgraph.runtime.blame.auditor import AuditOptions, Auditor
 from aprgraph.runtime.blame.chosen_arithmetic import ChosenArithmetic
 from aprgraph.runtime.blame.local_errors import LocalState
 from aprgraph.runtime.place import Place
@@ -53,7 +53,7 @@ def test_the_number_of_threads_is_found(traced: Callable[..., tuple[Path, Trace]
     assert all(local.state is LocalState.RIGHT for local in found.locals)
     assert "threads=3 of theirs's arithmetic is what explains its flash attention: nothing in it says how many there were" in found.notes
     for threads in (2, 3):  # one who names a number is held to it
-        auditor = Auditor(trace, aprgraph.load(path).model, arithmetic=ChosenArithmetic(f"ggml-avx2,threads={threads}"))
+        auditor = Auditor(trace, aprgraph.load(path).model, AuditOptions(arithmetic=ChosenArithmetic(f"ggml-avx2,threads={threads}")))
         assert auditor.explains_some([Place(3, 0, "attention")]) is (threads == 3)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aprgraph.runtime.blame.broken_model import with_broken_model
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalState, Verdict
-from aprgraph.runtime.blame.sentences import blame_sentence, whose_fault
 from aprgraph.runtime.blame.weight_share import OtherWeights
+from aprgraph.runtime.blame.whose_fault import blame_sentence, whose_fault
 from aprgraph.runtime.diff.classify import DIVERGED, Class
 from aprgraph.runtime.diff.dependencies import Dependencies
 from aprgraph.runtime.diff.graph_differences import GraphDifferences

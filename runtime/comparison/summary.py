@@ -9,8 +9,9 @@ from aprgraph.graph.arguments import DIFF, MODEL, MODEL_A, MODEL_B, Argument
 from aprgraph.graph.message import Message
 from aprgraph.graph.words import counted, joined
 from aprgraph.runtime.blame.local_errors import Audit, Blame, LocalState, Verdict
-from aprgraph.runtime.blame.sentences import agree_and_are_wrong, misshapen, tally_in_words
+from aprgraph.runtime.blame.sentences import misshapen
 from aprgraph.runtime.blame.summary import file_line, next_of_right, next_of_wrong, notes_of, where_wrong, why_broken, why_wrong
+from aprgraph.runtime.blame.whose_fault import agree_and_are_wrong, tally_in_words
 from aprgraph.runtime.comparison.comparison import Comparison
 from aprgraph.runtime.diff.caveats import by_importance
 from aprgraph.runtime.diff.summary import outcome_of_diff, where_they_part

@@ -15,7 +15,14 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *PAGES, ROOT / "contracts/README.md", ROOT / "tests/golden/README.md"]
+DOCUMENTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *PAGES,
+    ROOT / "contracts/README.md",
+    ROOT / "tests/golden/README.md",
+]
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^(?: {4}.*|```.*?^```)$|`[^`\n]*`", re.MULTILINE | re.DOTALL)
 #: The most links from the first page to the one that has the command.

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), ROOT / "contracts/README.md", ROOT / "tests/golden/README.md"])
+DOCUMENTS = sorted(
+    [
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        *(ROOT / "docs").glob("*.md"),
+        ROOT / "contracts/README.md",
+        ROOT / "tests/golden/README.md",
+    ]
+)
 #: A path below one of the repository's folders, not within a longer one.
 PATH = re.compile(r"(?<![\w/.~-])(?:graph|codegen|runtime|aprgraph|tests|bench|docs|contracts|examples)/[\w./*-]*\w")
 #: Modules of the package may be named without their suffix.

@@ -151,6 +151,16 @@ def _builder_functions() -> Any:
         raise ToolchainError(f"TVM's compiler cannot be loaded: {reason[-1] if reason else error}; install apache-tvm again") from None
 
 
+@dataclass(frozen=True)
+class _Parameter:
+    """A parameter of the program; None for what is not required of it: a dtype, or dims."""
+
+    register: Register
+    name: str
+    dtype: str | None
+    dims: Sequence[Dim] | None
+
+
 class _Program:
     """The lowering of one graph."""
 
@@ -158,47 +168,24 @@ class _Program:
         self._graph = graph
         self._reads_file = target == "llvm"
         self._last_use = _last_uses(graph)
+        self._parameters: list[_Parameter] = []
         #: Symbols of dims, then the sizes of types in bytes, by their places in the heap.
         self._dims: dict[object, int] = {}
-        self._names: list[str] = []
         self._values: dict[str, list[Register]] = {}
         self._states: dict[str, Register] = {}
 
     def executable(self) -> Any:
         """The executable of the graph."""
-        graph, matches = self._graph, list[tuple[Register, str | None, Sequence[Dim] | None, str]]()
+        graph = self._graph
+        self._declare_values()
+        halves = self._parameter("the half table", "float32", [HALF_TABLE_SIZE]) if self._reads_file else None
+        sizes = self._parameter("the sizes of values", None, None)
 
-        def parameter(name: str, dtype: str | None, dims: Sequence[Dim] | None) -> Register:
-            self._names.append(name)
-            register = Register(len(self._names) - 1)
-            matches.append((register, dtype, dims, f"program, {name}"))
-            return register
-
-        for node in program_parameters(graph):
-            dtype, dims = weight_storage(node.type) if is_weight(node) else (_DTYPES[node.type.dtype], node.type.dims)
-            in_pieces = is_weight(node) and comes_in_pieces(node.type)
-            # In a file the pieces of a weight lie wherever they do: the buffer is as long as the memory that they lie in.
-            self._values[node.name] = [parameter(f"%{node.name}", dtype, None if in_pieces else dims)]
-            if in_pieces:
-                self._values[node.name].append(parameter(f"the places of %{node.name}", "int64", table_shape(node.type)))
-        for node in states_of(graph):
-            kind = state_type(graph, node)
-            self._states[node.name] = parameter(f"the state of %{node.name}", _DTYPES[kind.dtype], kind.dims)
-        halves = parameter("the half table", "float32", [HALF_TABLE_SIZE]) if self._reads_file else None
         types = computed_types(graph)
-        sizes = parameter("the sizes of values", None, None)
-
-        symbols = {dim for _, _, dims, _ in matches for dim in dims or () if isinstance(dim, str)}
-        self._code = _Instructions(ENTRY, self._names, len(symbols) + len(types))
-        for register, held_as, shape, what in matches:
-            if held_as is not None:
-                self._code.check(register, 1 if shape is None else len(shape), held_as, f"{what}: another dtype or rank")
-            if shape is not None:
-                self._code.match(register, [code for dim in shape for code in self._match_of(dim)], len(shape), f"{what}: another shape")
-        stored = [self._dims.setdefault(kind, len(self._dims)) for kind in types]
-        self._code.match(sizes, [code for place in stored for code in (_Match.STORE, place)], len(types), "program: other sizes of values")
-        self._sizes = {kind: self._code.shape([_Make.STORED, self._dims[kind]]) for kind in types}
-        self._shapes = {kind: self._code.shape([code for dim in kind.dims for code in self._make_of(dim)]) for kind in types}
+        symbols = {dim for one in self._parameters for dim in one.dims or () if isinstance(dim, str)}
+        self._code = _Instructions(ENTRY, [one.name for one in self._parameters], len(symbols) + len(types))
+        self._check_parameters()
+        self._make_shapes(sizes, types)
 
         large = self._reads_file and is_large(graph)
         for index, node in enumerate(graph):
@@ -206,6 +193,42 @@ class _Program:
                 self._emit(node, halves, large=large)
             self._let_go(index)
         return self._code.executable([self._values[node.name][0] for node in returned_nodes(graph)])
+
+    def _parameter(self, name: str, dtype: str | None, dims: Sequence[Dim] | None) -> Register:
+        """One more parameter: the first registers are theirs, in their order."""
+        register = Register(len(self._parameters))
+        self._parameters.append(_Parameter(register, name, dtype, dims))
+        return register
+
+    def _declare_values(self) -> None:
+        """Parameters for the inputs, the weights and the states."""
+        for node in program_parameters(self._graph):
+            dtype, dims = weight_storage(node.type) if is_weight(node) else (_DTYPES[node.type.dtype], node.type.dims)
+            in_pieces = is_weight(node) and comes_in_pieces(node.type)
+            # In a file the pieces of a weight lie wherever they do: the buffer is as long as the memory that they lie in.
+            self._values[node.name] = [self._parameter(f"%{node.name}", dtype, None if in_pieces else dims)]
+            if in_pieces:
+                self._values[node.name].append(self._parameter(f"the places of %{node.name}", "int64", table_shape(node.type)))
+        for node in states_of(self._graph):
+            kind = state_type(self._graph, node)
+            self._states[node.name] = self._parameter(f"the state of %{node.name}", _DTYPES[kind.dtype], kind.dims)
+
+    def _check_parameters(self) -> None:
+        """Instructions that require the dtypes and dims of the parameters, and store what symbols stand for."""
+        for one in self._parameters:
+            what = f"program, {one.name}"
+            if one.dtype is not None:
+                self._code.check(one.register, 1 if one.dims is None else len(one.dims), one.dtype, f"{what}: another dtype or rank")
+            if one.dims is not None:
+                codes = [code for dim in one.dims for code in self._match_of(dim)]
+                self._code.match(one.register, codes, len(one.dims), f"{what}: another shape")
+
+    def _make_shapes(self, sizes: Register, types: Sequence[TensorType]) -> None:
+        """Instructions that make the size in bytes, which the caller gives in ``sizes``, and the shape of each of ``types``."""
+        stored = [self._dims.setdefault(kind, len(self._dims)) for kind in types]
+        self._code.match(sizes, [code for place in stored for code in (_Match.STORE, place)], len(types), "program: other sizes of values")
+        self._sizes = {kind: self._code.shape([_Make.STORED, self._dims[kind]]) for kind in types}
+        self._shapes = {kind: self._code.shape([code for dim in kind.dims for code in self._make_of(dim)]) for kind in types}
 
     def _match_of(self, dim: Dim) -> tuple[int, int]:
         if isinstance(dim, int):

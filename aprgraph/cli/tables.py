@@ -11,6 +11,8 @@ from aprgraph.graph.words import plain
 
 #: A last column is not made narrower than this.
 _NARROWEST = 20
+#: Between columns.
+_GAP = "  "
 
 
 def columns() -> int | None:
@@ -34,24 +36,31 @@ def format_table(
     are left out, in this order, as far as it takes.
     """
     width = columns() if width is None else width
-    rows = [[plain(cell) for cell in row] for row in rows]
-    kept = [index for index in range(len(header)) if not drop_empty or any(row[index] for row in rows)]
+    cells = [list(header), *([plain(cell) for cell in row] for row in rows)]
+    kept = [index for index in range(len(header)) if not drop_empty or any(row[index] for row in cells[1:])]
     for index in spare:
-        if width is None or sum(max(len(header[i]), *(len(row[i]) for row in rows)) + 2 for i in kept) - 2 <= width:
+        if width is None or _width(cells, kept) <= width:
             break
         kept = [i for i in kept if i != index]
-    header, rows = [header[index] for index in kept], [[row[index] for index in kept] for row in rows]
-    right = [kept.index(index) for index in right if index in kept]
+    head, *body = ([row[index] for index in kept] for row in cells)
     if fold and width is not None:
-        before = sum(max(map(len, column)) + 2 for column in list(zip(header, *rows, strict=True))[:-1])
-        rows = [line for row in rows for line in _folded(row, max(_NARROWEST, width - before))]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        last = max(_NARROWEST, width - _width(cells, kept[:-1]) - len(_GAP))
+        body = [line for row in body for line in _folded(row, last)]
+    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
+    to_the_right = {kept.index(index) for index in right if index in kept}
 
-    def line(cells: Sequence[str]) -> str:
-        padded = (cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(cells, widths, strict=True)))
-        return "  ".join(padded).rstrip()
+    def line(row: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(wide) if i in to_the_right else cell.ljust(wide) for i, (cell, wide) in enumerate(zip(row, widths, strict=True))
+        )
+        return _GAP.join(padded).rstrip()
 
-    return "\n".join([line(header), line(["-" * width for width in widths]), *map(line, rows)])
+    return "\n".join([line(head), line(["-" * wide for wide in widths]), *map(line, body)])
+
+
+def _width(cells: Sequence[Sequence[str]], kept: Sequence[int]) -> int:
+    """How wide a table of the columns ``kept`` of ``cells`` is."""
+    return sum(max(len(row[index]) for row in cells) + len(_GAP) for index in kept) - len(_GAP)
 
 
 def _folded(row: Sequence[str], width: int) -> list[list[str]]:

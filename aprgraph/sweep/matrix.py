@@ -33,6 +33,8 @@ AXES = ("models", "targets", "arithmetics", "overrides", VERSIONS)
 _MOST_BYTES = 4 << 20
 _SIZES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?)\s*([kMGT]?)B?", re.ASCII)
+#: How a prompt may be given, one of them.
+_PROMPT_FORMS = ("text", "texts", "lines", "file", "tokens", "tokens_file")
 _TARGET = re.compile(r"llvm|reference|cuda(:\d{1,6})?|rpc:\S+", re.ASCII)
 
 
@@ -216,15 +218,13 @@ class _Reader:
         return Variant(self._text(where, entry, "name", ", ".join(items) or "as the file has it"), tuple(items))
 
     def _prompts(self, where: str, entry: Any) -> list[PromptOf]:
-        from aprgraph.runtime.tokens import read_prompt_file, read_tokens_file  # noqa: PLC0415
-
+        """The prompts of one entry, of which it has one or, of several texts or lines, more."""
         table = {"text": entry} if isinstance(entry, str) else entry
-        self._require_table(where, table, "a text, or a table with text, texts, lines, file, tokens or tokens_file")
-        forms = ("text", "texts", "lines", "file", "tokens", "tokens_file")
-        self._check_keys(where, table, (*forms, "name", "chat", "system"))
-        given = [form for form in forms if form in table]
+        self._require_table(where, table, f"a text, or a table with {', '.join(_PROMPT_FORMS[:-1])} or {_PROMPT_FORMS[-1]}")
+        self._check_keys(where, table, (*_PROMPT_FORMS, "name", "chat", "system"))
+        given = [form for form in _PROMPT_FORMS if form in table]
         if len(given) != 1:
-            raise PlanError(f"{self._path}: {where} has {' and '.join(given) or 'no prompt'}; expected one of {', '.join(forms)}")
+            raise PlanError(f"{self._path}: {where} has {' and '.join(given) or 'no prompt'}; expected one of {', '.join(_PROMPT_FORMS)}")
         form = given[0]
         chat, system = self._flag(where, table, "chat", False), self._text(where, table, "system", None)
         if (chat and form.startswith("tokens")) or (system is not None and not chat):
@@ -233,26 +233,36 @@ class _Reader:
             )
         number = re.sub(r"\D", "", where)
         name = self._text(where, table, "name", f"prompt {number}")
-        value = table[form]
-        if form == "tokens":
-            if not isinstance(value, list) or not all(type(one) is int for one in value):
-                raise self._error(f"{where}.tokens", value, "a list of token ids")
-            return [PromptOf(name, tokens=tuple(value))]
-        if form == "tokens_file":
-            path = self._path.parent / self._required(where, table, form)
-            return [PromptOf(name, tokens=tuple(self._within(f"{where}.{form}", lambda: read_tokens_file(path))))]
-        if form == "text":
-            texts = [self._required(where, table, form)]
-        elif form == "texts":
-            if not isinstance(value, list) or not value or not all(isinstance(one, str) for one in value):
-                raise self._error(f"{where}.texts", value, "a list of texts")
-            texts = value
-        else:
-            path = self._path.parent / self._required(where, table, form)
-            whole = self._within(f"{where}.{form}", lambda: read_prompt_file(path))
-            texts = [whole] if form == "file" else [line for line in whole.splitlines() if line.strip()]
+        if form.startswith("tokens"):
+            return [PromptOf(name, tokens=self._prompt_tokens(where, table, form))]
+        texts = self._prompt_texts(where, table, form)
         names = [name] if len(texts) == 1 else [f"{name}.{index}" for index in range(len(texts))]
         return [PromptOf(one, text, chat=chat, system=system) for one, text in zip(names, texts, strict=True)]
+
+    def _prompt_tokens(self, where: str, table: Mapping[str, Any], form: str) -> tuple[int, ...]:
+        from aprgraph.runtime.tokens import read_tokens_file  # noqa: PLC0415
+
+        if form == "tokens_file":
+            path = self._path.parent / self._required(where, table, form)
+            return tuple(self._within(f"{where}.{form}", lambda: read_tokens_file(path)))
+        ids = table[form]
+        if not isinstance(ids, list) or not all(type(one) is int for one in ids):
+            raise self._error(f"{where}.tokens", ids, "a list of token ids")
+        return tuple(ids)
+
+    def _prompt_texts(self, where: str, table: Mapping[str, Any], form: str) -> Sequence[str]:
+        from aprgraph.runtime.tokens import read_prompt_file  # noqa: PLC0415
+
+        if form == "text":
+            return [self._required(where, table, form)]
+        if form == "texts":
+            texts = table[form]
+            if not isinstance(texts, list) or not texts or not all(isinstance(one, str) for one in texts):
+                raise self._error(f"{where}.texts", texts, "a list of texts")
+            return texts
+        path = self._path.parent / self._required(where, table, form)
+        whole: str = self._within(f"{where}.{form}", lambda: read_prompt_file(path))
+        return [whole] if form == "file" else [line for line in whole.splitlines() if line.strip()]
 
     def _compare(self, where: str, entry: Any, values: Mapping[str, Sequence[str]]) -> Compare:
         self._require_table(where, entry, "a table with along, and perhaps with")

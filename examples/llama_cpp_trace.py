@@ -28,7 +28,7 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -130,6 +130,21 @@ def find_place(operation: str, name: str, sources: Sequence[str]) -> Place | Non
 
 def assemble(nodes: Iterable[Node], positions: int, attended: int) -> dict[tuple[int | None, str], Array]:
     """The stages of one pass on ``positions`` tokens that attends to ``attended``, in the shapes of aprgraph's stage table."""
+    found = _by_place(nodes)
+    stages: dict[tuple[int | None, str], Array] = {}
+    for layer, part in found:
+        if (stage := _stage(found, layer, part, positions, attended)) is not None:
+            name, values = stage
+            stages[layer, name] = values
+    for (layer, name), values in list(stages.items()):
+        # phi3 and glm4 have the gate and the up projection in one matrix; arcee has no gate.
+        if name == "ffn_up" and (layer, "ffn_gate") not in stages and values.shape[1] == 2 * stages[layer, "ffn_swigl"].shape[1]:
+            stages[layer, "ffn_gate"], stages[layer, "ffn_up"] = np.split(values, 2, axis=1)
+    return stages
+
+
+def _by_place(nodes: Iterable[Node]) -> dict[Place, Node]:
+    """The nodes that are stages, or parts of some."""
     found: dict[Place, Node] = {}
     for node in nodes:
         place = find_place(node.operation, node.name, node.sources)
@@ -140,42 +155,36 @@ def assemble(nodes: Iterable[Node], positions: int, attended: int) -> dict[tuple
         found[place] = node
     if (None, "lm_head") in found and found[None, "lm_head"].operation != "SCALE":
         found.pop((None, "lm_head_raw"), None)  # a part of the product: the weight's own scale came after it
-    stages: dict[tuple[int | None, str], Array] = {}
-    for (layer, stage), node in found.items():
-        values = node.values
-        if stage == "attn_latent" and (layer, "q_absorbed") not in found:
-            continue  # attention itself, where it is not over a latent
-        if stage in ("q_absorbed", "attn_latent"):
-            stages[layer, stage] = np.moveaxis(values.reshape(-1, positions, values.shape[-1]), 0, 1).reshape(positions, -1)
-            continue
-        if stage == "q_post_rope" and (layer, "k_pe") in found:  # of heads that are computed whole, the last elements
-            heads, turned = values.reshape(positions, -1, values.shape[-1]), found[layer, "k_pe"].values.shape[-1]
-            stages[layer, "q_pe"] = heads[..., -turned:].reshape(positions, -1)
-            continue
-        if stage == "q" and (layer, "k") not in found:  # latent attention whose queries have no latent
-            stages[layer, "q_matmul"] = values.reshape(positions, -1)
-            continue
-        if stage in ("attn_scores", "attn_softmax"):
-            softmax = found[layer, "attn_softmax"]
-            assert softmax.mask is not None
-            visible = (softmax.mask.reshape(-1, softmax.mask.shape[-1]) == 0)[:positions, :attended]
-            weights = values.reshape(-1, positions, values.shape[-1])[:, :, :attended]
-            # The scores are recorded before the scale; the cache has room for more positions than there are.
-            stages[layer, stage] = np.where(visible, weights * np.float32(softmax.scale) if stage == "attn_scores" else weights, 0)
-        elif stage.startswith("moe_expert_"):
-            stages[layer, stage] = values.reshape(positions, -1, values.shape[-1])
-        elif stage.startswith("lm_head"):
-            stages[layer, stage] = values.reshape(-1, values.shape[-1])[-1]
-        elif stage in {"q", "q_bias"}:
-            parts = [found[layer, stage.replace("q", name, 1)].values.reshape(positions, -1) for name in "qkv"]
-            stages[layer, "qkv_matmul" if stage == "q" else "qkv_bias"] = np.concatenate(parts, axis=1)
-        elif stage not in ("k", "v", "k_bias", "v_bias"):
-            stages[layer, stage] = values.reshape(positions, -1)
-    for (layer, stage), values in list(stages.items()):
-        # phi3 and glm4 have the gate and the up projection in one matrix; arcee has no gate.
-        if stage == "ffn_up" and (layer, "ffn_gate") not in stages and values.shape[1] == 2 * stages[layer, "ffn_swigl"].shape[1]:
-            stages[layer, "ffn_gate"], stages[layer, "ffn_up"] = np.split(values, 2, axis=1)
-    return stages
+    return found
+
+
+def _stage(found: Mapping[Place, Node], layer: int | None, part: str, positions: int, attended: int) -> tuple[str, Array] | None:
+    """The stage that a node of ``found`` gives, and its values; None for what goes into another one."""
+    values = found[layer, part].values
+    if part in ("q_absorbed", "attn_latent"):
+        if (layer, "q_absorbed") not in found:
+            return None  # attention itself, where it is not over a latent
+        return part, np.moveaxis(values.reshape(-1, positions, values.shape[-1]), 0, 1).reshape(positions, -1)
+    if part == "q_post_rope" and (layer, "k_pe") in found:  # of heads that are computed whole, the last elements
+        heads, turned = values.reshape(positions, -1, values.shape[-1]), found[layer, "k_pe"].values.shape[-1]
+        return "q_pe", heads[..., -turned:].reshape(positions, -1)
+    if part in ("attn_scores", "attn_softmax"):
+        softmax = found[layer, "attn_softmax"]
+        assert softmax.mask is not None
+        visible = (softmax.mask.reshape(-1, softmax.mask.shape[-1]) == 0)[:positions, :attended]
+        # The scores are recorded before the scale; the cache has room for more positions than there are.
+        weights = values.reshape(-1, positions, values.shape[-1])[:, :, :attended]
+        return part, np.where(visible, weights * np.float32(softmax.scale) if part == "attn_scores" else weights, 0)
+    if part.startswith("moe_expert_"):
+        return part, values.reshape(positions, -1, values.shape[-1])
+    if part.startswith("lm_head"):
+        return part, values.reshape(-1, values.shape[-1])[-1]
+    if part == "q" and (layer, "k") not in found:  # latent attention whose queries have no latent
+        return "q_matmul", values.reshape(positions, -1)
+    if part in ("q", "q_bias"):
+        sides = [found[layer, part.replace("q", name, 1)].values.reshape(positions, -1) for name in "qkv"]
+        return "qkv_matmul" if part == "q" else "qkv_bias", np.concatenate(sides, axis=1)
+    return None if part in ("k", "v", "k_bias", "v_bias") else (part, values.reshape(positions, -1))
 
 
 def describe_arithmetic(types: Iterable[str]) -> str:

@@ -32,30 +32,33 @@ from aprgraph.graph.block_format import BlockFormat
 #: Gives the elements of a row of x from a column on, by lane.
 Row = Callable[[Expr], Callable[[Expr], Expr]]
 
-#: Up to so many rows of x leave registers for twice as many rows of the weight.
-_FEWEST = 2
+#: Up to so many rows of x leave registers for twice as many rows of the weight; more than so many for half as many.
+_FEWEST, _MANY = 2, 4
 
 
-def few_positions(emitter: Emitter, weight: Weight) -> int:
-    """Up to how many rows of x are few: beyond, decoding each row of the weight once, into the cache, is faster.
+def few_positions(emitter: Emitter, weight: Weight) -> tuple[int, ...]:
+    """Numbers of rows of x that there is code for, which fewer rows run too. Of more than the last, decoding a row once is faster.
 
-    Measured at 4096 rows of 14,336 elements. The code of a long block is long, and there is some for each number of rows.
+    Measured at 4096 rows of 14,336 elements, and at 1536 of 576. The code of a long block is long. A row of x more takes an eighth of the
+    time of three; what looks elements up has registers for seven, and code for each number would take half as long again to compile.
     """
     fmt = weight.format
     if fmt.in_columns:
-        return 0
+        return ()
     if not fmt.arrives_in_blocks:
-        return 4
+        return (1, 2, 3, 4)
     if fmt.elements > SHORT:
-        return 1
-    return 3 if emitter.lanes == VALUES and has_tables(emitter, weight) else 2
+        return (1,)
+    return (1, 3, 5, 7) if emitter.lanes == VALUES and has_tables(emitter, weight) else (1, 2)
 
 
 def rows_together(fmt: BlockFormat, positions: int, tile: int) -> int:
-    """How many rows of the weight go along together: as a ``tile`` of registers has, or twice as many.
+    """How many rows of the weight go along together: as a ``tile`` of registers has, twice or half as many.
 
-    The latter where elements lie apart already, so that there is room in the registers.
+    Twice where elements lie apart already, so that there is room in the registers.
     """
+    if positions > _MANY:
+        return tile // 2
     return 2 * tile if positions <= _FEWEST and fmt.block_bytes >= fmt.elements else tile
 
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any, Protocol
 
+from tvm import tirx
 from tvm.tirx.script import builder as T
 
 from aprgraph.codegen.cpu.levels import Cpu
 from aprgraph.codegen.kernels.base import KernelRequest
 from aprgraph.codegen.kernels.cpu.element_vectors import has_tables, look_up_row
 from aprgraph.codegen.kernels.cpu.emitter import Emitter
-from aprgraph.codegen.kernels.cpu.few_positions import Row, dot_rows, few_positions, rows_together
+from aprgraph.codegen.kernels.cpu.few_positions import dot_rows, few_positions, rows_together
 from aprgraph.codegen.kernels.cpu.weights import LINE, WHOLE, Part, Weight, half_table
 from aprgraph.codegen.kernels.cpu.weights_alike import alike
 from aprgraph.codegen.tir import Buffer, Expr, Parameters, along, assign, build_function, i64, registers, scratch
@@ -195,18 +197,22 @@ class Tiles:
         if not few:
             emit(self, self._products_of_many)
             return
-        with T.If(count <= few):
+        with T.If(count <= few[-1]):
             with T.Then():
                 emit(tiles_of_few, partial(tiles_of_few._products_of_up_to, few))
             with T.Else():
                 emit(self, self._products_of_many)
 
-    def _products_of_up_to(self, few: int, tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
-        for positions in range(1, few + 1):
-            with T.If(count == positions), T.Then():
-                self._products_of_few(tile, [partial(x, i64(p)) for p in range(positions)], store, expert)
+    def _products_of_up_to(
+        self, few: Sequence[int], tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None
+    ) -> None:
+        for fewer, most in pairwise((0, *few)):
+            # Of fewer rows of x than there is code for, the last one goes along several times, and is stored as often.
+            positions = [i64(p) if p <= fewer else T.min(i64(p), count - 1) for p in range(most)]
+            with T.If(tirx.And(count > fewer, count <= most)), T.Then():
+                self._products_of_few(tile, x, positions, store, expert)
 
-    def _products_of_few(self, tile: Expr, positions: list[Row], store: Store, expert: Expr | None) -> None:
+    def _products_of_few(self, tile: Expr, x: Rows, positions: list[Expr], store: Store, expert: Expr | None) -> None:
         together = rows_together(self.weight.format, len(positions), tile_shape(self.emitter.cpu)[1])
         together = min(together, self.rows)
         with T.serial(i64(0), i64(self.rows // together)) as part:
@@ -214,9 +220,10 @@ class Tiles:
             # Of the last tile, which is perhaps not full, the last row that there is goes along several times.
             last = self.weight.end - 1
             rows = [first + j if self.weight.fills(self.rows) else T.min(first + j, last) for j in range(together)]
-            for p, line in enumerate(dot_rows(self.emitter, self.weight, rows, positions, expert)):
+            dots = dot_rows(self.emitter, self.weight, rows, [partial(x, p) for p in positions], expert)
+            for p, line in zip(positions, dots, strict=True):
                 for row, total in zip(rows, line, strict=True):
-                    store(i64(p), row, total())
+                    store(p, row, total())
 
     def _decode(self, tile: Expr, expert: Expr | None, decoded: Buffer, part: Part = WHOLE) -> None:
         """Decode a part of the tile's rows into ``decoded``, f32 [rows, columns of the part]."""

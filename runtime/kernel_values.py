@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,8 @@ from aprgraph.runtime.weight_scales import Tensors, row_scales
 
 #: TVM's buffers begin at multiples of so many bytes.
 _ALIGNMENT = 64
+#: Bytes of an element.
+_F32 = 4
 
 
 def pieces_in_file(model: Tensors, node: Node) -> InPieces | None:
@@ -94,26 +95,29 @@ def exportable(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.asarray(_Exportable(array))
 
 
-def rows_of_all(
+def statistics_of_all(
     kernel: Callable[..., object], from_dlpack: Callable[[npt.NDArray[Any]], Any], values: Sequence[tuple[F32, int]]
-) -> list[npt.NDArray[np.float64]]:
-    """What STATISTICS_KERNEL would say of each of ``values``, arrays with their addresses, by one call of CHUNKS_KERNEL, ``kernel``.
+) -> list[Statistics]:
+    """The statistics of each of ``values``, arrays with their addresses, by one call of CHUNKS_KERNEL, ``kernel``.
 
-    They lie anywhere in memory, one after the other in themselves.
+    They lie anywhere in memory, one after the other in themselves. Their bits are those of ``statistics_from_rows``.
     """
-    first = min(address for _, address in values) // _ALIGNMENT * _ALIGNMENT
-    firsts: list[int] = []
-    sizes: list[int] = []
-    ends: list[int] = []
-    for array, address in values:
-        starts = range(0, array.size, STATISTICS_CHUNK)
-        firsts += [(address - first) // array.itemsize + start for start in starts]
-        sizes += [min(STATISTICS_CHUNK, array.size - start) for start in starts]
-        ends.append(len(firsts))
-    span = np.asarray(_Memory(first, (max(map(sum, zip(firsts, sizes, strict=True))),), "<f4"))
+    addresses = np.array([address for _, address in values])
+    sizes = np.array([array.size for array, _ in values])
+    chunks = -(-sizes // STATISTICS_CHUNK)
+    before = np.cumsum(chunks) - chunks
+    # Where each chunk begins in its tensor.
+    starts = (np.arange(chunks.sum()) - np.repeat(before, chunks)) * STATISTICS_CHUNK
+    first = int(addresses.min()) // _ALIGNMENT * _ALIGNMENT
+    firsts = np.repeat((addresses - first) // _F32, chunks) + starts
+    lengths = np.minimum(np.repeat(sizes, chunks) - starts, STATISTICS_CHUNK)
+    span = np.asarray(_Memory(first, (int((firsts + lengths).max()),), "<f4"))
     rows = np.empty((len(firsts), STATISTICS_COLUMNS))
-    kernel(*(from_dlpack(array) for array in (span, np.array(firsts), np.array(sizes), rows)))
-    return [rows[start:end] for start, end in pairwise([0, *ends])]
+    kernel(*(from_dlpack(array) for array in (span, firsts, lengths, rows)))
+    low, high = np.minimum.reduceat(rows[:, 2], before), np.maximum.reduceat(rows[:, 3], before)
+    nan, inf, _, _, total, squares = np.add.reduceat(rows, before, axis=0).T.tolist()
+    counts = (map(int, nan), map(int, inf))
+    return list(map(statistics_from_sums, sizes.tolist(), *counts, low.tolist(), high.tolist(), total, squares))
 
 
 def statistics_from_rows(count: int, rows: npt.NDArray[np.float64]) -> Statistics:

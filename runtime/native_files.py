@@ -41,7 +41,7 @@ def write_natively(
     files[:, 0] = paths.ctypes.data + np.cumsum([0, *map(len, names[:-1])])
     files[:, 1] = headers.ctypes.data + HEADER.size * np.arange(len(tensors))
     files[:, 2] = HEADER.size
-    files[:, 3] = [values.__array_interface__["data"][0] for _, _, values in tensors]
+    files[:, 3] = [from_dlpack(values).data_ptr() for _, _, values in tensors]  # NumPy itself takes six times as long to say it
     files[:, 4] = [values.nbytes for _, _, values in tensors]
     states = np.empty(len(tensors), np.int64)
     kernel(from_dlpack(bounds), from_dlpack(files), _FLAGS, from_dlpack(states))

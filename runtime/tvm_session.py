@@ -38,7 +38,7 @@ from aprgraph.graph.ops import is_weight, state_type, states_of
 from aprgraph.graph.tvm_libraries import default_threads
 from aprgraph.graph.weight_pieces import comes_in_pieces
 from aprgraph.runtime.engine import Choices, OnTap, Received
-from aprgraph.runtime.kernel_values import exportable, rows_of_all, statistics_from_rows, weight_array, weight_in_memory
+from aprgraph.runtime.kernel_values import exportable, statistics_from_rows, statistics_of_all, weight_array, weight_in_memory
 from aprgraph.runtime.native_files import write_natively
 from aprgraph.runtime.trace.aprt import F32
 from aprgraph.runtime.trace.statistics import Statistics
@@ -163,10 +163,11 @@ class Session:
 
     def _tell_all(self, on_tap: OnTap) -> None:
         tapped, self._tapped, self._tapped_bytes = self._tapped, [], 0
-        all_rows = rows_of_all(self.kernels[CHUNKS_KERNEL], self._tvm.from_dlpack, [(array, address) for _, array, address in tapped])
-        for (node, array, _), rows in zip(tapped, all_rows, strict=True):
+        values = [(array, address) for _, array, address in tapped]
+        statistics = statistics_of_all(self.kernels[CHUNKS_KERNEL], self._tvm.from_dlpack, values)
+        for (node, array, _), of_it in zip(tapped, statistics, strict=True):
             let_through()
-            on_tap(node, array, statistics_from_rows(array.size, rows))
+            on_tap(node, array, of_it)
 
     def wait(self) -> None:
         """Wait until all fetches have called their ``receive``, and all taps have been told of."""

@@ -184,9 +184,20 @@ class TraceWriter:
         if directory in self._made:
             return
         try:
-            if link := next(filter(os.path.islink, self._folders_to(directory)), None):
-                raise TraceError.at_place(f"{link}: is a link, and a trace is written into folders of its own", "remove it")
-            os.makedirs(directory, exist_ok=True)
+            if not self._is_new(directory):
+                if link := next(filter(os.path.islink, self._folders_to(directory)), None):
+                    raise TraceError.at_place(f"{link}: is a link, and a trace is written into folders of its own", "remove it")
+                os.makedirs(directory, exist_ok=True)
         except OSError as error:
             raise TraceError.at_place(f"{directory}: cannot be created: {error.strerror}") from None
         self._made.add(directory)
+
+    def _is_new(self, directory: str) -> bool:
+        """Whether it was made, in a folder of this trace, by one call: most are."""
+        if directory.rpartition(os.sep)[0] not in self._made:
+            return False
+        try:
+            os.mkdir(directory)
+        except FileExistsError:
+            return False
+        return True

@@ -203,9 +203,7 @@ class Tiles:
             with T.Else():
                 emit(self, self._products_of_many)
 
-    def _products_of_up_to(
-        self, few: Sequence[int], tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None
-    ) -> None:
+    def _products_of_up_to(self, few: Sequence[int], tile: Expr, count: Expr, x: Rows, store: Store, expert: Expr | None = None) -> None:
         for fewer, most in pairwise((0, *few)):
             # Of fewer rows of x than there is code for, the last one goes along several times, and is stored as often.
             positions = [i64(p) if p <= fewer else T.min(i64(p), count - 1) for p in range(most)]

@@ -39,8 +39,8 @@ _FEWEST, _MANY = 2, 4
 def few_positions(emitter: Emitter, weight: Weight) -> tuple[int, ...]:
     """Numbers of rows of x that there is code for, which fewer rows run too. Of more than the last, decoding a row once is faster.
 
-    Measured at 4096 rows of 14,336 elements, and at 1536 of 576. The code of a long block is long. A row of x more takes an eighth of the
-    time of three; what looks elements up has registers for seven, and code for each number would take half as long again to compile.
+    Measured at 4096 rows of 14,336 elements, and at 1536 of 576. The code of a long block is long. With AVX-512 a row of x more takes an
+    eighth of the time of three, and there are registers for seven; code for each number would take half as long again to compile.
     """
     fmt = weight.format
     if fmt.in_columns:
@@ -49,7 +49,7 @@ def few_positions(emitter: Emitter, weight: Weight) -> tuple[int, ...]:
         return (1, 2, 3, 4)
     if fmt.elements > SHORT:
         return (1,)
-    return (1, 3, 5, 7) if emitter.lanes == VALUES and has_tables(emitter, weight) else (1, 2)
+    return (1, 3, 5, 7) if emitter.lanes == VALUES and (has_tables(emitter, weight) or _has_bytes(fmt)) else (1, 2)
 
 
 def rows_together(fmt: BlockFormat, positions: int, tile: int) -> int:
@@ -59,7 +59,12 @@ def rows_together(fmt: BlockFormat, positions: int, tile: int) -> int:
     """
     if positions > _MANY:
         return tile // 2
-    return 2 * tile if positions <= _FEWEST and fmt.block_bytes >= fmt.elements else tile
+    return 2 * tile if positions <= _FEWEST and _has_bytes(fmt) else tile
+
+
+def _has_bytes(fmt: BlockFormat) -> bool:
+    """Whether each element has a byte of its own."""
+    return fmt.block_bytes >= fmt.elements
 
 
 def dot_rows(

@@ -90,6 +90,7 @@ _READ = (
              matters=differs_in_window("attention.key_length")),
     ModelKey("attention.value_length_swa", "the size of a head of v in layers with a sliding window", ("attn_mix", "attention"),
              matters=differs_in_window("attention.value_length")),
+    ModelKey("attention.value_scale", "what v is multiplied by", ("scale",), neutral=(0, 1)),
     ModelKey(
         "attention.shared_kv_layers", "how many layers, the last ones, attend to keys and values of earlier ones", _HEADS, neutral=_OFF,
         llama_cpp="llama.cpp does not read it in this family: layers from the 21st on attend to those of earlier ones",
@@ -298,7 +299,6 @@ _NEVER_READ = (
     ModelKey("router_logit_softcapping", "the cap of the scores of experts", neutral=_OFF),
     ModelKey("attention.max_alibi_bias", "the slope of ALiBi", neutral=_OFF),
     ModelKey("attention.output_scale", "what the output of attention is multiplied by", neutral=(0, 1)),
-    ModelKey("attention.value_scale", "what v is multiplied by", neutral=(0, 1)),
     ModelKey("attention.group_norm_epsilon", "the epsilon of group norms", neutral=_OFF),
     ModelKey("attention.group_norm_groups", "the groups of group norms", neutral=_OFF),
     *(

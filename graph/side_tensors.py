@@ -30,7 +30,7 @@ SIDE_TENSORS = (
             r"(model\.)?(v|a|mm|mm_[a-z_]+|resampler|adapter|vision_(tower|model)|visual|audio_(tower|model)|embed_(vision|audio)|multi_modal_projector)\..*|model\.image_newline"
         ),
     ),
-    SideTensors("that predict later tokens", re.compile(rf"(mtp[a-z_]*|nextn)\..*|{_BLOCK}nextn\..*")),
+    SideTensors("that predict later tokens", re.compile(rf"(model\.)?(mtp[a-z_]*|nextn)\..*|{_BLOCK}nextn\..*")),
     SideTensors(
         "that repeat RoPE's frequencies",
         re.compile(

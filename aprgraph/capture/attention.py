@@ -124,18 +124,28 @@ class _Joined(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not
         return result
 
 
+_SUBTRACTIONS = (torch.sub, torch.Tensor.sub, torch.Tensor.__sub__)
+
+
 class _SoftmaxInput(TorchFunctionMode):  # type: ignore[misc]  # torch's types are not known
-    """While inside, ``value`` becomes what a softmax is computed of. It changes nothing."""
+    """While inside, ``value`` becomes what a softmax is computed of: before the largest of each row is subtracted, where the function
+    does that itself. It changes nothing.
+    """
 
     value: torch.Tensor | None = None
     _joined: torch.Tensor | None = None
+    #: The last result of subtracting one number from each row, and the rows.
+    _lowered: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def __torch_function__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if function is torch.nn.functional.softmax:
-            self.value = args[0]
+            self.value = self._lowered[1] if self._lowered is not None and self._lowered[0] is args[0] else args[0]
         elif function is torch.cat and self.value is None:
             self._joined = args[0][0]
-        return function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
+        if function in _SUBTRACTIONS and isinstance(args[1], torch.Tensor) and args[1].shape[-1:] == (1,):
+            self._lowered = result, args[0]
+        return result
 
     def value_over(self, places: int) -> torch.Tensor:
         """The scores of ``places`` places: those to which sinks were joined, where there are any."""

@@ -46,6 +46,7 @@ from aprgraph.graph.families.llama import Llama
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.mamba import Mamba
 from aprgraph.graph.families.mamba2 import Mamba2
+from aprgraph.graph.families.mimo2 import Mimo2
 from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.minicpm3 import MiniCpm3
 from aprgraph.graph.families.minimax_m2 import MiniMaxM2
@@ -89,6 +90,7 @@ for _family in (
     Afmoe,
     ExaoneMoe,
     Bitnet,
+    Mimo2,
 ):  # fmt: skip
     register(_family)
 

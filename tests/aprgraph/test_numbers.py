@@ -57,6 +57,7 @@ LLAMA_CPP_TOLERANCES = {
             "afmoe-f32",
             "exaone-moe-f32",
             "bitnet-f32",
+            "mimo2-f32",
             "chatglm-f32",
             "qwen3vl-f32",
             "qwen3vlmoe-f32",

@@ -210,6 +210,13 @@ MODELS = {
         "num_shared_experts": 2, "n_group": 3, "topk_group": 2, "routed_scaling_factor": 2.5, "sliding_window": 4,
         "rope_parameters": _ROPE | {"rope_theta": 1000000.0},
     }),
+    # A dense layer first, and a bias that changes which experts are chosen; the first and the last layer see everything.
+    "mimo2-f32": FamilyModel("mimo2", "MiMoV2Flash", _SMALL | {
+        "num_key_value_heads": 1, "head_dim": 12, "v_head_dim": 5, "moe_intermediate_size": 10, "n_routed_experts": 6,
+        "num_experts_per_tok": 2, "sliding_window": 4, "layer_types": [
+            "full_attention", "sliding_attention", "sliding_attention", "full_attention",
+        ],
+    }),
     # RoPE is stretched as in EXAONE 3.5.
     "exaone-f32": FamilyModel("exaone", "Exaone", _SIZES | {
         "hidden_size": 48, "intermediate_size": 28, "rope_parameters": {

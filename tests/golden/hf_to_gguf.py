@@ -236,6 +236,17 @@ _KEYS_OF: dict[str, dict[str, Source]] = {
         "attention.sliding_window_pattern": lambda config: [kind == "sliding_attention" for kind in config.layer_types],
         "nextn_predict_layers": lambda _: 0, "rope.scaling.type": lambda _: "none",
     },
+    "mimo_v2_flash": {
+        **_EXPERTS, "expert_shared_count": lambda _: None, "leading_dense_block_count": lambda _: None,
+        "attention.head_count_kv": lambda config: [
+            config.num_key_value_heads * (2 if kind == "sliding_attention" else 1) for kind in config.layer_types
+        ],
+        "attention.key_length": "head_dim", "attention.value_length": "v_head_dim", "attention.value_scale": "attention_value_scale",
+        "attention.sliding_window": "sliding_window",
+        "attention.sliding_window_pattern": lambda config: [int(kind == "sliding_attention") for kind in config.layer_types],
+        "rope.freq_base": "rope_parameters.full_attention.rope_theta", "rope.freq_base_swa": "rope_parameters.sliding_attention.rope_theta",
+        "rope.dimension_count": lambda config: int(config.head_dim * config.rope_parameters["full_attention"]["partial_rotary_factor"]),
+    },
     "seed_oss": {**_HEAD_SIZE, **_ROPE_BASE},
     "ernie4_5": {**_HEAD_SIZE, **_ROPE_BASE},
     "ernie4_5_moe": {

@@ -21,6 +21,7 @@ from aprgraph.graph.families.exaone_moe import ExaoneMoe
 from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.llama4 import Llama4
 from aprgraph.graph.families.mamba import Mamba
+from aprgraph.graph.families.mimo2 import Mimo2
 from aprgraph.graph.families.minicpm import MiniCpm
 from aprgraph.graph.families.minicpm3 import MiniCpm3
 from aprgraph.graph.families.nemotron_h import NemotronHMoe
@@ -875,6 +876,7 @@ _PUBLISHED: dict[str, tuple[str, int, float, tuple[int, ...], str]] = {
     "Trinity-Mini": ("afmoe", 128, 1e4, (2048,) * 3 + (0,) + (2048,) * 2, ""),
     "K-EXAONE-236B-A23B": ("exaone-moe", 128, 1e6, (128,) * 3 + (0,) + (128,) * 2, "first_k_dense_replace = 1"),
     "bitnet-b1.58-2B-4T": ("bitnet", 128, 5e5, (0,) * 6, ""),
+    "MiMo-V2-Flash": ("mimo2", 64, 5e6, (0,) + (129,) * 4 + (0,), "rms_norm_eps = 1e-05"),
     "EXAONE-3.5-7.8B-Instruct": ("exaone", 128, 1e6, (0,) * 6, ""),
     "Llama-4-Scout-17B-16E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
     "Llama-4-Maverick-17B-128E-Instruct": ("llama4", 128, 5e5, (8192,) * 3 + (0,) + (8192,) * 2, ""),
@@ -1059,6 +1061,34 @@ def test_the_fields_that_the_first_checkpoints_of_k_exaone_go_by() -> None:
     assert (dense, "first_last_k_dense_replace is 2" in "".join(said)) == (1, True)
     dense, said = read(first_k_dense_replace=2)
     assert (dense, "first_last_k_dense_replace is 1" in "".join(said), "is_moe_layer is " in "".join(said)) == (2, True, True)
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_what_published_files_of_mimo2_say_a_second_time() -> None:
+    """It changes nothing where it is what the class makes of the rest, and is left out with a notice or refused elsewhere."""
+    config = golden_json("published_configs.json")["MiMo-V2-Flash"]
+
+    def read(**fields: object) -> tuple[Mimo2, list[str]]:
+        family = open_family(ConfigMetadata(Path("config.json"), config | fields, {}))
+        assert isinstance(family, Mimo2)
+        return family, [str(one) for one in account_for_keys(family, ())]
+
+    family, said = read()
+    assert (family.kv_heads[:6], family.dense_layers, family.value_size, family.value_scale) == ((4, 8, 8, 8, 8, 4), 1, 128, 0.707)
+    assert (family.sliding_rope.base, family.sliding_rope.dims, family.expert_scale, said) == (1e4, 64, 1.0, [])
+    assert read(attention_value_scale=None)[0].value_scale == 1
+    assert read(sliding_window_size=None)[0].windows[1] == 128
+    assert any("swa_rope_theta is 20000" in one for one in read(swa_rope_theta=20000)[1])
+    assert any("hybrid_layer_pattern is " in one for one in read(hybrid_layer_pattern=[0] * 48)[1])
+
+
+@pytest.mark.contract("FILE-HF-1")
+def test_tensors_of_mimo2_that_predict_later_tokens_are_left_out(tmp_path: Path) -> None:
+    folder = write_checkpoint("mimo2-f32", tmp_path)
+    wanted, path = graph_text(folder), folder / "model.safetensors"
+    path.write_bytes(packed(unpacked(path.read_bytes()) | {"model.mtp.layers.0.eh_proj.weight": ("F32", [1, 1], bytes(4))}))
+    assert graph_text(folder) == wanted
+    assert any("tensors that predict later tokens are left out (1)" in str(one) for one in load_model(folder).notices)
 
 
 @pytest.mark.contract("FILE-HF-3")

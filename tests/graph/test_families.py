@@ -214,6 +214,10 @@ LAYER["bitnet"] = [
 ]  # fmt: skip
 LAYER["minicpm"] = LAYER["internlm2"] = LAYER["llama"]
 LAYER["bailingmoe2"] = LAYER["exaone-moe"] = LAYER["dots1"]
+LAYER["mimo2"] = [
+    "attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", "ffn_norm", EXPERTS[0], "moe_router_scores", *EXPERTS[1:],
+    "post_ffn_residual",
+]  # fmt: skip
 LAYER["deepseek"] = ["attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", *DENSE, *EXPERTS, "post_ffn_residual"]
 LAYER["chatglm"] = ["attn_norm", "qkv_matmul", "qkv_bias", *ATTENTION, "post_attn_residual", *DENSE, "post_ffn_residual"]
 LAYER["bert"] = [
@@ -237,6 +241,7 @@ FIRST_LAYER: dict[str, list[str]] = {
     "exaone-moe": DENSE_DOTS,
     "afmoe": [stage for stage in LAYER["afmoe"] if not stage.startswith("moe_")],
     "deepseek": LAYER["llama"],
+    "mimo2": LAYER["llama"],
     "gemma3n": [
         "altup_embedding",
         *(stage for one in LAYER["gemma3n"] for stage in (("ffn_gate_sparse", one) if one == "ffn_silu" else (one,))),
@@ -457,6 +462,16 @@ def test_layers_without_rope(family: str, tiny_model: Tiny) -> None:
     windows = [graph[f"layer{layer}.attn_scores"].attrs["window"] for layer in range(5)]
     assert windows == ([0] * 5 if family == "smollm3" else [5, 5, 5, 0, 5])
     assert [f"layer{layer}.q_norm" in graph for layer in range(5)] == [family in ("exaone4", "exaone-moe", "afmoe")] * 5
+
+
+def test_layers_with_a_window_of_mimo2_have_sinks_and_v_is_scaled(tiny_model: Tiny) -> None:
+    path = tiny_model(family="mimo2", layers=6)
+    graph = built(path)
+    assert [len(graph.operand_names(f"layer{layer}.attn_softmax")) for layer in range(6)] == [2] * 5 + [1]
+    assert [graph.operand_names(f"layer{layer}.q_post_rope")[1] for layer in (4, 5)] == ["rope_angles_sliding", "rope_angles"]
+    assert (graph["rope_angles"].attrs["base"], graph["rope_angles_sliding"].attrs["base"]) == (10000.0, 5000.0)
+    assert graph["layer0.v_scaled"].attrs["factor"] == pytest.approx(0.707)
+    assert "layer0.v_scaled" not in built(path, mimo2__attention__value_scale=1.0)
 
 
 @pytest.mark.parametrize("family", ["exaone4", "exaone-moe"])

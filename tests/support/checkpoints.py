@@ -186,8 +186,8 @@ class _Weights:
         if own_name.endswith("_sub_norm.weight"):
             return self._decoded(re.sub(r"model\.layers\.(\d+)\.(mlp|self_attn)", r"blk.\1", own_name))
         name = self._names.get_name(_one_an_expert(own_name), try_suffixes=(".weight", ".bias"))
-        if own_name.endswith("self_attn.sinks"):
-            name = own_name.replace("model.layers.", "blk.").replace("self_attn.sinks", "attn_sinks.weight")
+        if (sinks := re.fullmatch(r"model\.layers\.(\d+)\.self_attn\.(?:sinks|attention_sink_bias)", own_name)) is not None:
+            name = f"blk.{sinks[1]}.attn_sinks.weight"
         assert name is not None, f"no name in GGUF for {own_name}"
         if name == "output.weight" and name not in self._raw:
             name = "token_embd.weight"

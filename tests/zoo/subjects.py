@@ -65,7 +65,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 OVERRIDES: Mapping[str, Mapping[str, int]] = {
     **{
         name: {f"{name}.attention.sliding_window_pattern": 3}
-        for name in ("gemma3", "gemma-embedding", "cohere2", "exaone4", "exaone-moe", "afmoe")
+        for name in ("gemma3", "gemma-embedding", "cohere2", "exaone4", "exaone-moe", "afmoe", "mimo2")
     },
     "qwen3-embedding": {"qwen3.pooling_type": 3},
     "smollm3": {"smollm3.no_rope_layer_interval": 3},
@@ -126,7 +126,7 @@ def _with_large_scores(layer: int) -> Variant:
         "gpt-oss": 1.25,
         **dict.fromkeys(("gemma4", "gemma4-experts"), 0.25),
         "nemotron": 1.3,
-        "bitnet": 1.3,
+        **dict.fromkeys(("bitnet", "mimo2"), 1.3),
         "gptneox": 1.2,
         "phimoe": 1.3,
         "minicpm3": 1.5,

@@ -102,6 +102,7 @@ _BIASES: Mapping[str, tuple[_Biases, ...]] = {
     "falcon": (_Biases(_ATTENTION, "bias", False), _Biases(_NETWORK, "bias", False)),
     "minimax_m2": (_NEVER,),
     "exaone_moe": (_NEVER, _NETWORKS_NEVER),
+    "mimo_v2_flash": (_INPUTS_BY_FIELD, _OUTPUT_NEVER, _NETWORKS_NEVER),
     "phimoe": (_BY_FIELD, _NETWORKS_NEVER, _Biases(_HEAD, "lm_head_bias", False)),
     **dict.fromkeys(("mistral", "mixtral", "ministral3", "phi3", "exaone4"), (_NEVER, _NETWORK_NEVER)),
     "lfm2": (_NEVER, _NETWORK_NEVER, _CONVOLUTION),

@@ -93,6 +93,9 @@ CLASS_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
                    "first_k_dense_replace": 1, "norm_topk_prob": True, "routed_scaling_factor": 2.5},
     "afmoe": {"max_position_embeddings": 16384, "rms_norm_eps": 1e-5, "head_dim": 128, "sliding_window": 1024, "num_dense_layers": 1,
               "num_experts": 64, "num_experts_per_tok": 6, "num_shared_experts": 2, "moe_intermediate_size": 1408, "mup_enabled": False},
+    "mimo_v2_flash": {"max_position_embeddings": 131072, "num_key_value_heads": 4, "rms_norm_eps": 1e-5, "head_dim": 192, "v_head_dim": 128,
+                      "sliding_window": 129, "attention_value_scale": 0.707, "n_routed_experts": 256, "num_experts_per_tok": 8,
+                      "moe_intermediate_size": 2048, "norm_topk_prob": True},
     "bitnet": {"max_position_embeddings": 2048, "num_key_value_heads": 5, "rms_norm_eps": 1e-5, "hidden_act": "relu2",
                "rope_theta": 500000.0},
     "minimax_m2": _SMALL_EPS | {"max_position_embeddings": 196608, "num_key_value_heads": 8, "head_dim": 128, "rope_theta": 5e6,
@@ -260,6 +263,7 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {
 #: What null says where the class of transformers then does without, and the family has a default.
 NULL: Mapping[str, object] = {
     "attn_logit_softcapping": 0.0, "final_logit_softcapping": 0.0, "rope_interleave": False, "mup_enabled": False,
+    "attention_value_scale": 1.0,
 }  # fmt: skip
 
 #: Fields that no family declares, and the key in GGUF that says the same.

@@ -29,11 +29,12 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "residual_multiplier": _GRANITE,
     "logits_scaling": _GRANITE,
     "query_pre_attn_scalar": _GEMMA,
-    "routed_scaling_factor": ("glm4_moe", "dots1", "lfm2_moe", "nemotron_h", "exaone_moe", *_LATENT),
-    **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", "dots1", "nemotron_h", "exaone_moe", *_LATENT)),
+    "routed_scaling_factor": ("glm4_moe", "dots1", "lfm2_moe", "nemotron_h", "exaone_moe", "mimo_v2_flash", *_LATENT),
+    **dict.fromkeys(("n_group", "topk_group"), ("glm4_moe", "dots1", "nemotron_h", "exaone_moe", "mimo_v2_flash", *_LATENT)),
     "sliding_window": (
         "mistral", "mixtral", *_QWEN, *_GEMMA_ALL, "phi3", "olmo3", "gpt_oss", "ministral3", "smollm3", "cohere2", "exaone4",
         "starcoder2", "modernbert", "dots1", *_QWEN_VL, "phimoe", "afmoe", "exaone_moe",
+        "mimo_v2_flash",
     ),
     "use_sliding_window": (*_QWEN, *_QWEN_VL, "smollm3"),
     "sliding_window_pattern": ("gemma3_text", "cohere2", "exaone4", "exaone_moe"),
@@ -48,7 +49,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
         "arcee", "starcoder2", "stablelm", "phi", "nemotron", "mamba2", "granitemoehybrid", *_LATENT, *_BERT, "llama4_text",
         "gemma", "olmoe", "granitemoe", "granitemoeshared", "dots1", "minimax_m2", "glm", "gpt_neox", "exaone", "phimoe", "falcon_h1",
         "nemotron_h", "jais2", "mamba", "falcon_mamba", "jamba", "minicpm", "minicpm3", "olmo", "dbrx", "afmoe", "exaone_moe",
-        "bitnet", *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
+        "bitnet", "mimo_v2_flash", *_QWEN_VL, "qwen3_vl_text", "qwen3_vl_moe_text",
     ),
     "activation_function": ("gpt2", "gpt_bigcode"),
     "activation": ("falcon",),
@@ -57,13 +58,13 @@ READ_BY: Mapping[str, tuple[str, ...]] = {
     "rope_local_base_freq": ("gemma3_text", "gemma3n_text"),
     "norm_topk_prob": (
         "olmoe", "dots1", "nemotron_h", "qwen2_moe", "qwen3_moe", "qwen3_next", "glm4_moe", "deepseek_v3", "glm4_moe_lite", "lfm2_moe",
-        "exaone_moe",
+        "exaone_moe", "mimo_v2_flash",
     ),
     "rope_interleave": ("deepseek_v3", "glm4_moe_lite"),
 }  # fmt: skip
 
 #: Classes that turn only a part of each head where `partial_rotary_factor` says so.
-PARTIAL_ROPE = ("phi3", "glm", "glm4", "minimax_m2", "glm4_moe", *_DELTA, "stablelm", "phi", "nemotron", "gpt_neox")
+PARTIAL_ROPE = ("phi3", "glm", "glm4", "minimax_m2", "glm4_moe", *_DELTA, "stablelm", "phi", "nemotron", "gpt_neox", "mimo_v2_flash")
 
 
 #: Kinds of RoPE that alone a class takes.

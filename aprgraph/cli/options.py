@@ -55,9 +55,6 @@ Layers = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Write there also where something else is than an earlier one of this program.")]
-TRACE_HELP = (
-    "A trace directory, one APRT file (.bin), or what another program left: .npz, .npy, .pt, .safetensors and more (docs/captures.md)."
-)
 Map = Annotated[
     list[str] | None,
     typer.Option(

@@ -33,7 +33,6 @@ _MAGIC = struct.pack("<IHH", 0xBA55ED50, 1, 16)  # with the version and the head
 _HEADER = struct.Struct("<8sQ")
 _ENTRY = struct.Struct("<HHIQ8xHHI8xQ")
 _KINDS: dict[int, Literal["SASS", "PTX"]] = {1: "PTX", 2: "SASS"}
-_BEGINNINGS = tuple(struct.pack("<HH", kind, 0x101) for kind in _KINDS)
 _COMPRESSED = 0x2000 | 0x8000
 _SUFFIXES = {0: "", 0x100000: "a", 0x200000: "f"}
 
@@ -90,46 +89,16 @@ class Image:
         return str(self.architecture) if self.kind == "SASS" else f"PTX compute_{self.architecture.number}"
 
 
-@dataclass(frozen=True)
-class FatBinary:
-    """One fat binary inside larger data: where it begins and how long it is, in bytes, and its images."""
-
-    offset: int
-    size: int
-    images: tuple[Image, ...]
-
-
 def read_fat_binary(data: bytes) -> list[Image]:
     """The images of the fat binary ``data``, in its order. Raises ArtifactError: not a fat binary, damaged, or data after it."""
-    binary = _fat_binary(data, 0)
-    if binary.size != len(data):
-        raise ArtifactError(f"fat binary: {len(data) - binary.size} bytes follow its end at byte {binary.size}; expected none")
-    return list(binary.images)
-
-
-def find_fat_binaries(data: bytes) -> list[FatBinary]:
-    """All fat binaries in ``data``, such as a shared object's bytes; none is an empty list. Raises ArtifactError for a damaged one.
-
-    The magic without an entry after it is passed over: tools that make or read fat binaries have it among their instructions.
-    """
-    found = []
-    at = data.find(_MAGIC)
-    while at >= 0:
-        after = at + _HEADER.size
-        if data[after : after + 4] in _BEGINNINGS:
-            found.append(_fat_binary(data, at))
-            after = at + found[-1].size
-        at = data.find(_MAGIC, after)
-    return found
-
-
-def _fat_binary(data: bytes, start: int) -> FatBinary:
-    magic, size = _unpack(_HEADER, data, start, len(data), "header")
+    magic, size = _unpack(_HEADER, data, 0, len(data), "header")
     if magic != _MAGIC:
-        raise ArtifactError(f"not a CUDA fat binary: it begins with {magic.hex(' ')} at byte {start}, expected {_MAGIC.hex(' ')}")
-    first = start + _HEADER.size
-    end = _end(data, first, size, len(data), "entries")
-    return FatBinary(start, end - start, tuple(_images(data, first, end)))
+        raise ArtifactError(f"not a CUDA fat binary: it begins with {magic.hex(' ')} at byte 0, expected {_MAGIC.hex(' ')}")
+    end = _end(data, _HEADER.size, size, len(data), "entries")
+    images = list(_images(data, _HEADER.size, end))
+    if end != len(data):
+        raise ArtifactError(f"fat binary: {len(data) - end} bytes follow its end at byte {end}; expected none")
+    return images
 
 
 def _images(data: bytes, at: int, end: int) -> Iterator[Image]:

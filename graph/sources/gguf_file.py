@@ -317,11 +317,6 @@ class LazyArray:
     def __len__(self) -> int:
         return self._length
 
-    @property
-    def is_text(self) -> bool:
-        """Whether the elements are strings."""
-        return self._code == STRING
-
     def values(self) -> list[Scalar] | list[bytes]:
         """The elements: numbers, or the raw bytes of strings (which need not be valid UTF-8)."""
         if self._code == STRING:

@@ -17,7 +17,7 @@ import pytest
 
 from aprgraph.codegen.cuda.architectures import Architecture, parse_architectures
 from aprgraph.codegen.cuda.compiler import compile_fat_binary, find_compiler
-from aprgraph.codegen.cuda.fat_binary import Image, Kernel, find_fat_binaries, read_fat_binary
+from aprgraph.codegen.cuda.fat_binary import Image, Kernel, read_fat_binary
 from aprgraph.graph.errors import ArtifactError, ToolchainError
 
 SOURCE = """
@@ -122,18 +122,6 @@ def test_ptx_is_given_as_text(images: dict[str, Image]) -> None:
     assert "\0" not in text
     assert images["sm_90"].text is None
     assert {kernel.registers for kernel in images["PTX compute_90"].kernels} == {None}
-
-
-def test_fat_binaries_inside_of_larger_data(compiled: bytes, images: dict[str, Image]) -> None:
-    before, between = b"\x7fELF" + b"x" * 33, header(2**60) + b"y" * 7  # a header alone is none
-    first, second = find_fat_binaries(before + compiled + between + compiled + b"z")
-    assert (first.offset, first.size) == (len(before), len(compiled))
-    assert second.offset == len(before + compiled + between)
-    assert [str(image) for image in second.images] == list(images)
-    assert second.images[0].offset == second.offset + read_fat_binary(compiled)[0].offset
-    assert find_fat_binaries(before + between) == []
-    with pytest.raises(ArtifactError, match=f"the entries at byte {len(before) + 16} takes"):
-        find_fat_binaries(before + compiled[:-1])
 
 
 # --- put together by hand

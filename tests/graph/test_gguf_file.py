@@ -43,7 +43,6 @@ def decoded(value: object) -> object:
         return value
     values = value.values()
     assert len(values) == len(value)
-    assert value.is_text == all(isinstance(element, bytes) for element in values) or not values
     return [element.decode() if isinstance(element, bytes) else element for element in values]
 
 

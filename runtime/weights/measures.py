@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aprgraph.runtime.weights.decoded import Decoded, sums_of_products
-
-#: f32, and f64 where that overflows.
-Reals = npt.NDArray[Any]
+from aprgraph.runtime.weights.decoded import Decoded
+from aprgraph.runtime.weights.units import Flags, Reals, Units
 
 #: Elements that are judged together where neither side has blocks.
 _USUAL_UNIT = 32
@@ -27,8 +24,6 @@ _OF_FACTOR = 0.25
 _CHANCE = 36
 #: Where rounding may cost this share of a tensor's energy, it says little that a difference is within that.
 _TELLS_NOTHING = 0.5
-#: A quantiser that weighs elements by importance may leave a block's inner elements so many times the square of half a gap.
-_WEIGHED = 2.0
 
 
 @dataclass
@@ -128,59 +123,34 @@ class Measures:
 
         ``exact``: every unit that is not equal is bad.
         """
-        columns = a.values.shape[1]
         self.in_blocks |= unit > 1
-        unit = max(unit, _USUAL_UNIT)
-        if columns % unit:
-            unit = columns
+        size = max(unit, _USUAL_UNIT)
         if factor != 1 or offset:
             b = _moved(b, factor, offset)
-        with np.errstate(invalid="ignore", over="ignore"):
-            delta: Reals = a.values - b.values
-            sums = _all_sums(a.values, b.values, delta, unit)
-            wide = _beyond_f32(sums, a.values, b.values, delta)
-            if wide.size:
-                ours, theirs = (side.values[wide].astype(np.float64) for side in (a, b))
-                delta = delta.astype(np.float64)
-                delta[wide] = ours - theirs
-                sums[:, wide] = _all_sums(ours, theirs, delta[wide], unit)
-            squares, products, energy_a, energy_b = sums
-            of_a, of_b = a.radius_squares(unit, energy_a), b.radius_squares(unit, energy_b)
-            # What is infinite has no limit of rounding: of an infinite one, anything would be within it.
-            measured: npt.NDArray[np.bool_] = np.asarray(np.isfinite(squares) & np.isfinite(of_a) & np.isfinite(of_b))
-            within: npt.NDArray[np.bool_] = np.asarray(measured & (squares <= np.square(np.sqrt(of_a) + np.sqrt(of_b))))
-            bad: npt.NDArray[np.bool_] = np.asarray(~within & (squares != 0))
-        self.unequal_units += int(np.count_nonzero(squares))
-        if exact:
-            bad = squares != 0
-        elif bad.any():
-            # What was cut off is no more than the energy of the float weights; two blocks that have nothing to do with each other
-            # differ by the sum of their energies.
-            cut = measured & (squares <= np.maximum(energy_a, energy_b) + np.minimum(energy_a, energy_b) * 0.5)
-            # Of a row most of which is no rounding, the rest need not be looked at.
-            doubtful = np.flatnonzero((bad & cut).any(axis=1) & (2 * (bad & ~cut).sum(axis=1) <= bad.shape[1]))
-            if doubtful.size:
-                bad[doubtful] &= ~cut[doubtful] | _is_bad(delta[doubtful], (a, b), doubtful, unit)
-        if bad.any():
-            self._note_bad(rows, bad, unit)
-            zeros = [int(np.count_nonzero(bad & (energy == 0))) for energy in (energy_a, energy_b)]
-            self.bad_zeros = (self.bad_zeros[0] + zeros[0], self.bad_zeros[1] + zeros[1])
-        self.elements += delta.size
+        units = Units.of(a, b, a.values.shape[1] if a.values.shape[1] % size else size)
+        bad: Flags = np.asarray(units.squares != 0) if exact else units.beyond_rounding()
+        self.elements += units.difference.size
         self.units += bad.size
-        finite: npt.NDArray[np.bool_] = np.asarray(np.isfinite(sums).all(axis=0) & np.isfinite(of_a) & np.isfinite(of_b))
+        self.unequal_units += int(np.count_nonzero(units.squares))
+        if bad.any():
+            self._note_bad(rows, bad, units)
+        self._add_sums(units, bad)
+
+    def _add_sums(self, units: Units, bad: Flags) -> None:
+        """Take in the sums over units that are finite."""
+        finite, difference, (a, b) = units.finite, units.difference, (units.a.values, units.b.values)
         if not finite.all():
-            infinite = [int((~np.isfinite(side.values)).sum()) for side in (a, b)]
+            infinite = [int((~np.isfinite(values)).sum()) for values in (a, b)]
             self.not_finite = (self.not_finite[0] + infinite[0], self.not_finite[1] + infinite[1])
-            over = _overflown(a.values, b.values), _overflown(b.values, a.values)
-            self.overflown = (self.overflown[0] + over[0], self.overflown[1] + over[1])
-            delta = delta[np.isfinite(delta)]
-        self.largest = max(self.largest, float(delta.max(initial=0)), -float(delta.min(initial=0)))
-        self.error += _total(squares, finite)
-        self.good_error += _total(squares, finite & ~bad)
-        self.expected += _UNIFORM * (_total(of_a, finite) + _total(of_b, finite))
-        self.a_squares += _total(energy_a, finite)
-        self.b_squares += _total(energy_b, finite)
-        self.products += _total(products, finite)
+            self.overflown = (self.overflown[0] + _overflown(a, b), self.overflown[1] + _overflown(b, a))
+            difference = difference[np.isfinite(difference)]
+        self.largest = max(self.largest, float(difference.max(initial=0)), -float(difference.min(initial=0)))
+        self.error += _total(units.squares, finite)
+        self.good_error += _total(units.squares, finite & ~bad)
+        self.expected += _UNIFORM * (_total(units.a_radii, finite) + _total(units.b_radii, finite))
+        self.a_squares += _total(units.a_squares, finite)
+        self.b_squares += _total(units.b_squares, finite)
+        self.products += _total(units.products, finite)
 
     def merge(self, other: Measures) -> None:
         """Take in what was measured of other rows."""
@@ -206,18 +176,17 @@ class Measures:
         self.bad_blocks.update(other.bad_blocks)
         self.bad_spans += other.bad_spans[: max(0, _SPANS - len(self.bad_spans))]
 
-    def _note_bad(self, rows: npt.NDArray[np.int64], bad: npt.NDArray[np.bool_], unit: int) -> None:
+    def _note_bad(self, rows: npt.NDArray[np.int64], bad: Flags, units: Units) -> None:
         counts = bad.sum(axis=1)
         self.bad_units += int(counts.sum())
         self.bad_blocks.update(np.flatnonzero(bad.any(axis=0)).tolist())
         for row in np.flatnonzero(counts).tolist():
             self.bad_rows[int(rows[row])] = int(counts[row])
         for row, at in np.argwhere(bad)[: max(0, _SPANS - len(self.bad_spans))].tolist():
-            self.bad_spans.append((int(rows[row]), at * unit, (at + 1) * unit))
+            self.bad_spans.append((int(rows[row]), at * units.size, (at + 1) * units.size))
+        zeros = [int(np.count_nonzero(bad & (squares == 0))) for squares in (units.a_squares, units.b_squares)]
+        self.bad_zeros = (self.bad_zeros[0] + zeros[0], self.bad_zeros[1] + zeros[1])
 
-
-#: Sums of squares below these are made in f64: f32 is exact to 2^-126, and a radius of rounding is 2^-24 of its value.
-_LEAST_ERROR, _LEAST_ENERGY = 2.0**-112, 2.0**-64
 
 #: The largest finite number of float16.
 LARGEST_F16 = 65504
@@ -239,31 +208,5 @@ def _moved(b: Decoded, factor: float, offset: float) -> Decoded:
     return Decoded(values, radius, b.outer)
 
 
-def _all_sums(a: Reals, b: Reals, delta: Reals, unit: int) -> npt.NDArray[np.float64]:
-    """All that is summed over units, [4, rows, units]: squares of the difference, products, squares of A and of B."""
-    return np.stack([sums_of_products(left, right, unit) for left, right in ((delta, delta), (a, b), (a, a), (b, b))])
-
-
-def _beyond_f32(sums: npt.NDArray[np.float64], a: Reals, b: Reals, delta: Reals) -> npt.NDArray[np.intp]:
-    """The rows whose squares do not fit into f32: beyond its range, or rounded to 0 or nearly so though the values are not 0."""
-    wide: npt.NDArray[np.bool_] = np.asarray(~np.isfinite(sums).all(axis=(0, 2)))
-    for of_units, values, least in ((sums[0], delta, _LEAST_ERROR), (sums[2], a, _LEAST_ENERGY), (sums[3], b, _LEAST_ENERGY)):
-        rows = np.flatnonzero((of_units < least).any(axis=1) & ~wide)
-        wide[rows] = values[rows].any(axis=1)
-    return np.flatnonzero(wide)
-
-
-def _total(of_units: Reals, chosen: npt.NDArray[np.bool_]) -> float:
+def _total(of_units: Reals, chosen: Flags) -> float:
     return float(of_units[chosen].sum(dtype=np.float64))
-
-
-def _is_bad(delta: Reals, sides: tuple[Decoded, Decoded], rows: npt.NDArray[np.intp], unit: int) -> npt.NDArray[np.bool_]:
-    """Whether units of some rows are bad for other reasons than that their outermost elements were cut off."""
-    inner = np.ones(delta.shape, np.bool_)
-    for side in sides:
-        if side.outer is not None:
-            inner &= ~side.outer[rows]
-    with np.errstate(invalid="ignore", over="ignore"):
-        limit = sides[0].radius[rows].astype(delta.dtype) + sides[1].radius[rows]
-        within, radius = np.where(inner, delta, 0), np.where(inner, limit, 0)
-        return ~(sums_of_products(within, within, unit) <= _WEIGHED * sums_of_products(radius, radius, unit))

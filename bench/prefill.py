@@ -3,8 +3,9 @@
     python bench/prefill.py --model MODEL.gguf --llama-python VENV/bin/python
 
 Both sides compute the logits of the last position. "plain" records nothing; "dump" writes every tensor of every layer to
-the same file system (llama.cpp by a C callback, as raw files; aprgraph as APRT files with their statistics). Prints medians and
-the ratio; only the ratio means something on a shared machine.
+the same file system (llama.cpp by a C callback, as raw files; aprgraph as APRT files with their statistics), llama.cpp once with its
+fused attention and once without, for that has the scores and the softmax that a float32 dump has too. Prints medians and the
+ratio; only the ratio means something on a shared machine.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 import repository  # noqa: F401 -- before what it makes importable
 
 from bench.measuring import PROCESSORS, Failure, Row, show, tried
-from bench.worker import LLAMA, Sides
+from bench.worker import LLAMA, LLAMA_UNFUSED, Sides
 
 SIZES = (7, 32, 256)
 
@@ -34,12 +35,14 @@ def prefill(sides: Sides, model: str, sizes: Iterable[int], rounds: int, *, dump
 
 def _one_size(sides: Sides, what: str, count: int, rounds: int, *, dump: bool) -> Iterator[Row]:
     request = {"tokens": [100 + i for i in range(count)], "dump": dump}
-    answers, peaks = sides.ask_in_turns((*sides.arithmetics, LLAMA), request, rounds)
+    peers = (LLAMA, LLAMA_UNFUSED) if dump else (LLAMA,)
+    answers, peaks = sides.ask_in_turns((*sides.arithmetics, *peers), request, rounds)
     seconds = {name: [answer["seconds"] for answer in those] for name, those in answers.items()}
     written = {name: f"{those[0]['bytes'] / 1e6:.0f}" for name, those in answers.items()}
     for name in sides.arithmetics:
-        note = f"{written[name]} MB written, llama.cpp {written[LLAMA]}" if dump else ""
-        yield Row.of("prefill", f"{what}, {name}", LLAMA, seconds[name], seconds[LLAMA], sides.threads, peaks[name], note)
+        for peer in peers:
+            note = f"{written[name]} MB written, the other {written[peer]}" if dump else ""
+            yield Row.of("prefill", f"{what}, {name}", peer, seconds[name], seconds[peer], sides.threads, peaks[name], note)
 
 
 def main() -> int:

@@ -15,6 +15,8 @@ from bench.measuring import peak, reset_peak
 
 HERE = Path(__file__).parent
 LLAMA = "llama.cpp"
+#: The same where attention is not fused, so that its scores and softmax are tensors, as a float32 dump of ours has them.
+LLAMA_UNFUSED = "llama.cpp without flash attention"
 #: Between two measurements, so that the idle side's threads have gone to sleep.
 _PAUSE_SECONDS = 0.02
 
@@ -65,11 +67,12 @@ class Sides:
         commands = {name: (sys.executable, "worker_aprgraph.py", *common, name, cpu) for name in arithmetics}
         if llama_python is not None:
             commands[LLAMA] = (llama_python, "worker_llama.py", *common)
+            commands[LLAMA_UNFUSED] = (*commands[LLAMA], "unfused")
         return cls(commands, threads)
 
     @property
     def arithmetics(self) -> tuple[str, ...]:
-        return tuple(name for name in self._commands if name != LLAMA)
+        return tuple(name for name in self._commands if name not in {LLAMA, LLAMA_UNFUSED})
 
     def close(self) -> None:
         for worker in self._workers.values():
@@ -81,7 +84,7 @@ class Sides:
         """The answers of each round but the first ``warm_up``, and what each side then had resident at most."""
         names = tuple(names)
         if missing := set(names) - self._commands.keys():
-            sys.exit(f"error: {', '.join(missing)} is not here: give --llama-python, a Python that has llama-cpp-python")
+            sys.exit(f"error: {min(missing)} is not here: give --llama-python, a Python that has llama-cpp-python")
         workers = {name: self._alive(name) for name in names}
         answers: dict[str, list[dict[str, Any]]] = {name: [] for name in workers}
         for number in range(warm_up + rounds):

@@ -29,11 +29,13 @@ def dumper(scratch: Path) -> ctypes.CDLL:
 class Context:
     """A context of one batch size, with or without the callback."""
 
-    def __init__(self, model: ctypes.c_void_p, tokens: int, threads: int, callback: object | None) -> None:
+    def __init__(self, model: ctypes.c_void_p, tokens: int, threads: int, callback: object | None, *, fused: bool) -> None:
         parameters = low.llama_context_default_params()
         parameters.n_ctx = max(256, tokens)
         parameters.n_batch = parameters.n_ubatch = max(256, tokens)
         parameters.n_threads = parameters.n_threads_batch = threads
+        if not fused:
+            parameters.flash_attn_type = low.LLAMA_FLASH_ATTN_TYPE_DISABLED
         if callback is not None:
             parameters.cb_eval = callback
         self.handle = low.llama_init_from_model(model, parameters)
@@ -73,7 +75,7 @@ def _version() -> str:
 
 
 def main() -> None:
-    model_path, threads = sys.argv[1], int(sys.argv[2])
+    model_path, threads, fused = sys.argv[1], int(sys.argv[2]), "unfused" not in sys.argv[4:]
     quiet = low.llama_log_callback(lambda *_: None)
     low.llama_log_set(quiet, None)
     low.llama_backend_init()
@@ -90,7 +92,7 @@ def main() -> None:
             if "decode" in request:
                 key = (0, False)
                 if key not in contexts:
-                    contexts[key] = Context(model, 256, threads, None)
+                    contexts[key] = Context(model, 256, threads, None, fused=fused)
                 print(json.dumps(decode(contexts[key], request["tokens"], request["decode"])), flush=True)
                 continue
             tokens, dump = request["tokens"], request["dump"]
@@ -100,7 +102,7 @@ def main() -> None:
                 library.dump_bytes.restype = ctypes.c_size_t
             key = (len(tokens), dump)
             if key not in contexts:
-                contexts[key] = Context(model, len(tokens), threads, callback if dump else None)
+                contexts[key] = Context(model, len(tokens), threads, callback if dump else None, fused=fused)
             directory = folders.new(size.get(key, 0))
             directory.mkdir()
             library.dump_begin(os.fsencode(directory))

@@ -13,6 +13,7 @@ from typing import Any
 
 from tvm.tirx.script import builder as T
 
+from aprgraph.codegen.cpu.levels import X86_64
 from aprgraph.codegen.kernels.cpu.element_vectors import (
     VALUES,
     CodesOfRows,
@@ -33,14 +34,15 @@ from aprgraph.graph.block_format import BlockFormat
 Row = Callable[[Expr], Callable[[Expr], Expr]]
 
 #: Up to so many rows of x leave registers for twice as many rows of the weight; more than so many for half as many.
-_FEWEST, _MANY = 2, 4
+_FEWEST, _MANY = 2, 3
 
 
 def few_positions(emitter: Emitter, weight: Weight) -> tuple[int, ...]:
     """Numbers of rows of x that there is code for, which fewer rows run too. Of more than the last, decoding a row once is faster.
 
-    Measured at 4096 rows of 14,336 elements, and at 1536 of 576. The code of a long block is long. With AVX-512 a row of x more takes an
-    eighth of the time of three, and there are registers for seven; code for each number would take half as long again to compile.
+    Measured at 4096 rows of 14,336 elements, and at 1536 of 576. The code of a long block is long. Where elements are whole vectors soon, a
+    row of x more takes an eighth of the time of three, and there are registers for seven; code for each number would take half as long
+    again to compile.
     """
     fmt = weight.format
     if fmt.in_columns:
@@ -49,7 +51,9 @@ def few_positions(emitter: Emitter, weight: Weight) -> tuple[int, ...]:
         return (1, 2, 3, 4)
     if fmt.elements > SHORT:
         return (1,)
-    return (1, 3, 5, 7) if emitter.lanes == VALUES and (has_tables(emitter, weight) or _has_bytes(fmt)) else (1, 2)
+    if emitter.cpu.machine != X86_64 or not emitter.cpu.fma or not (has_tables(emitter, weight) or _has_bytes(fmt)):
+        return (1, 2)
+    return (1, 3, 5, 7) if emitter.lanes == VALUES else (1, 2, 3, 5, 7)
 
 
 def rows_together(fmt: BlockFormat, positions: int, tile: int) -> int:

@@ -12,6 +12,7 @@ from aprgraph.graph.families.chatglm import ChatGlm
 from aprgraph.graph.families.cohere2 import Cohere2
 from aprgraph.graph.families.command_r import CommandR
 from aprgraph.graph.families.dbrx import Dbrx
+from aprgraph.graph.families.deci import Deci
 from aprgraph.graph.families.decoder import Decoder
 from aprgraph.graph.families.deepseek import DeepSeek
 from aprgraph.graph.families.deepseek2 import DeepSeek2
@@ -91,6 +92,7 @@ for _family in (
     ExaoneMoe,
     Bitnet,
     Mimo2,
+    Deci,
 ):  # fmt: skip
     register(_family)
 

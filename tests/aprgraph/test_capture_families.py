@@ -23,10 +23,12 @@ TOKENS = (17, 3, 30, 3, 0, 31, 29, 29, 5, 8, 9)
 _CLASSES = {name for family in FAMILIES.values() for name in family.hf_classes.split()}
 #: Families whose attention goes through no function that can be watched.
 _REFUSED = ("falcon",)
+#: Families whose layers the golden files' own code makes of Llama's parts.
+_MADE_HERE = ("deci",)
 _NAMES = [
     name
     for name, spec in MODELS.items()
-    if spec.architecture not in _REFUSED
+    if spec.architecture not in (*_REFUSED, *_MADE_HERE)
     and _CLASSES
     & {
         f"{spec.name.removesuffix('Text')}ForCausalLM",

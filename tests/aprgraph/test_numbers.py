@@ -58,6 +58,7 @@ LLAMA_CPP_TOLERANCES = {
             "exaone-moe-f32",
             "bitnet-f32",
             "mimo2-f32",
+            "deci-f32",
             "chatglm-f32",
             "qwen3vl-f32",
             "qwen3vlmoe-f32",

@@ -70,8 +70,31 @@ def _baichuan(config: Any) -> dict[str, Any]:
     return {"architectures": ["BaiChuanForCausalLM"], "model_type": "baichuan", "model_max_length": config.max_position_embeddings}
 
 
+def _deci(config: Any) -> dict[str, Any]:
+    blocks = [
+        {
+            "attention": {
+                "n_heads_in_group": heads // kv_heads if kv_heads else None, "no_op": not heads, "num_sink_tokens": None,
+                "replace_with_linear": bool(heads and not kv_heads), "sparsify": None, "unshifted_sink": False,
+                "use_prefill_window_in_sink_attention": False, "window_length": None,
+            },
+            "ffn": {
+                "ffn_mult": size * 3 / 2 / config.hidden_size if size else None, "no_op": not size, "replace_with_linear": False,
+                "sparsify": None,
+            },
+        }
+        for heads, kv_heads, size in config.deci_layers
+    ]  # fmt: skip
+    rope = {name: value for name, value in config.rope_parameters.items() if name != "rope_theta"}
+    return {
+        "architectures": ["DeciLMForCausalLM"], "model_type": "nemotron-nas", "block_configs": blocks, "intermediate_size": None,
+        "num_key_value_heads": None, "rope_scaling": rope, "attention_bias": False, "mlp_bias": False,
+    }  # fmt: skip
+
+
 _OWN_FIELDS: Mapping[str, Callable[[Any], dict[str, Any]]] = {
     "bailingmoe2": _bailing, "deepseek": _deepseek, "minicpm": _minicpm, "internlm2": _internlm2, "baichuan": _baichuan,
+    "deci": _deci,
 }  # fmt: skip
 #: The families that are saved so.
 ARCHITECTURES = tuple(_OWN_FIELDS)

@@ -17,6 +17,7 @@ import transformers
 from gguf import GGMLQuantizationType
 from transformers.models.deepseek_ocr2.modeling_deepseek_ocr2 import DeepseekOcr2TextModel
 
+from tests.golden.deci_layers import DeciLayer
 from tests.golden.hf_to_gguf import F32, ONE_MORE, write_gguf
 from tests.golden.transformers_models import LoadedModel
 
@@ -216,6 +217,14 @@ MODELS = {
         "num_experts_per_tok": 2, "sliding_window": 4, "layer_types": [
             "full_attention", "sliding_attention", "sliding_attention", "full_attention",
         ],
+    }),
+    # A whole layer, one without attention, one with a matrix in its place, one of nothing, and one with other sizes.
+    "deci-f32": FamilyModel("deci", "Llama", _SIZES | {
+        "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 2, "intermediate_size": 256, "num_hidden_layers": 5,
+        "deci_layers": [[2, 2, 256], [0, 0, 256], [2, 0, 256], [0, 0, 0], [2, 1, 512]], "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 16,
+        },
     }),
     # RoPE is stretched as in EXAONE 3.5.
     "exaone-f32": FamilyModel("exaone", "Exaone", _SIZES | {
@@ -575,6 +584,8 @@ def make_model(name: str, path: Path) -> LoadedModel:
     else:
         kind = getattr(transformers, f"{spec.name}Model" if spec.pooling else f"{name_of_class}{end}")
         model = kind(config, add_pooling_layer=False) if spec.architecture == "bert" else kind(config)
+    if spec.architecture == "deci":
+        model.model.layers = torch.nn.ModuleList(DeciLayer(config, index, *sizes) for index, sizes in enumerate(config.deci_layers))
     seed = zlib.crc32(name.encode())
     state = {key: _random(spec, key, tuple(values.shape), seed) for key, values in model.state_dict().items()}
     if spec.name == "XLMRoberta":  # rows that no position has, and GGUF does not

@@ -45,6 +45,7 @@ PERMUTED = (
     "minicpm",
     "internlm2",
     "baichuan",
+    "deci",
 )
 
 
@@ -477,6 +478,17 @@ _KEYS_BY_ARCHITECTURE: dict[str, dict[str, Source]] = {
         **_ROPE_BASE, "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier", "logit_scale": "logits_scaling",
     },
     "internlm2": _ROPE_BASE,
+    "deci": {
+        **_ROPE_BASE,
+        **{
+            key: lambda config, place=place: [sizes[place] for sizes in config.deci_layers]
+            for place, key in enumerate(("attention.head_count", "attention.head_count_kv", "feed_forward_length"))
+        },
+        **dict.fromkeys(
+            ("attention.key_length", "attention.value_length", "rope.dimension_count"),
+            lambda config: config.hidden_size // config.num_attention_heads,
+        ),
+    },
     # The base of RoPE is not written: it is always 10,000.
     "baichuan": {
         "rope.dimension_count": lambda config: config.hidden_size // config.num_attention_heads,
@@ -681,7 +693,10 @@ def _tensors(architecture: str, config: Any, state: Mapping[str, F32], absorbed:
         elif architecture in PERMUTED and ".q_proj." in name:
             yield name, _neighbours(values, config.num_attention_heads)
         elif architecture in PERMUTED and ".k_proj." in name:
-            yield name, _neighbours(values, config.num_key_value_heads)
+            heads = config.num_key_value_heads
+            if architecture == "deci":
+                heads = config.deci_layers[int(name.split(".")[2])][1]
+            yield name, _neighbours(values, heads)
         elif absorbed and ".kv_b_proj." in name:
             yield from _absorbed(name, config, values)
         elif architecture == "gemma4" and (ours := _GEMMA_4_TENSORS.get(name.split(".", 3)[-1])) is not None:

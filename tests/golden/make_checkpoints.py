@@ -45,7 +45,7 @@ NAMES = (
     "phimoe-f32", "falcon-h1-f32", "falcon-h1-f32-norm", "nemotron-h-f32", "jais2-f32", "nemotron-h-moe-f32", "nemotron-h-moe-f32-latent", "bailingmoe2-f32", "deepseek-f32",
     "minicpm-f32", "internlm2-f32", "mamba-f32", "falcon-mamba-f32", "falcon-mamba-f32-biases", "jamba-f32", "jamba-f32-dense", "falcon-f32", "falcon-f32-groups", "minicpm3-f32",
     "baichuan-f32", "starcoder-f32", "starcoder-f32-heads", "dbrx-f32", "afmoe-f32", "exaone-moe-f32", "bitnet-f32",
-    "bitnet-f32-relu2", "mimo2-f32",
+    "bitnet-f32-relu2", "mimo2-f32", "deci-f32",
 )  # fmt: skip
 
 

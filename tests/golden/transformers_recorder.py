@@ -11,6 +11,7 @@ import torch
 
 from tests.golden.bert_recorder import ENCODERS
 from tests.golden.dbrx_recorder import hook_dbrx
+from tests.golden.deci_layers import hook_matrix
 from tests.golden.falcon_recorder import groups_of_falcon, hook_falcon
 from tests.golden.gemma_recorder import hook_gemma3n, hook_gemma4
 from tests.golden.latent_hooks import ROPE_FUNCTIONS, hook_latent_attention, turned
@@ -251,12 +252,19 @@ class Recorder:
             (hook_selective_space if hasattr(mixer, "x_proj") else hook_state_space)(self._put, index, mixer)
         elif hasattr(layer, "conv"):
             hook_gated_convolution(self._put, index, layer.conv)
-        else:
-            self._hook_heads(index, _first(layer, "self_attn", "attn", "attention"))
-        norms = {stage: getattr(layer, name) for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()}
+        elif hasattr(attention := _first(layer, "self_attn", "attn", "attention"), "linear_attn"):
+            hook_matrix(self._put, index, layer)
+        elif attention is not None:  # which a layer may do without
+            self._hook_heads(index, attention)
+        norms = {
+            stage: getattr(layer, name, None) if self.loaded.architecture == "deci" else getattr(layer, name)
+            for stage, name in _NORMS_OF.get(self.loaded.architecture, _NORMS).items()
+        }
         norms = {stage: norm for stage, norm in norms.items() if norm is not None}
         for stage, module in norms.items():
             self._after(module, index, stage)
+        if self.loaded.architecture == "deci" and len(norms) < len(_NORMS):
+            return  # the sum of the only part is what the layer gives
         if ("ffn_norm" in norms or "attn_post_norm" in norms) and not getattr(
             layer, "use_parallel_residual", False
         ):  # else attention and network stand side by side

@@ -17,6 +17,7 @@ from aprgraph.graph.families import Decoder, open_family
 from aprgraph.graph.families.afmoe import Afmoe
 from aprgraph.graph.families.bailingmoe2 import BailingMoe2
 from aprgraph.graph.families.dbrx import Dbrx
+from aprgraph.graph.families.deci import Deci
 from aprgraph.graph.families.exaone_moe import ExaoneMoe
 from aprgraph.graph.families.falcon import Falcon
 from aprgraph.graph.families.llama4 import Llama4
@@ -1089,6 +1090,46 @@ def test_tensors_of_mimo2_that_predict_later_tokens_are_left_out(tmp_path: Path)
     path.write_bytes(packed(unpacked(path.read_bytes()) | {"model.mtp.layers.0.eh_proj.weight": ("F32", [1, 1], bytes(4))}))
     assert graph_text(folder) == wanted
     assert any("tensors that predict later tokens are left out (1)" in str(one) for one in load_model(folder).notices)
+
+
+@pytest.mark.contract("FILE-HF-3")
+def test_the_layers_of_deci() -> None:
+    """As the code of Llama-3.3-Nemotron-Super-49B sizes them, and DeciLM 7B by a list."""
+    attention, network = {"n_heads_in_group": 8, "no_op": False, "window_length": None}, {"ffn_mult": 5.25, "no_op": False}
+    nothing, matrix = {"n_heads_in_group": None, "no_op": True}, {"n_heads_in_group": None, "replace_with_linear": True}
+    config = {
+        "architectures": ["DeciLMForCausalLM"], "model_type": "nemotron-nas", "hidden_size": 8192, "num_hidden_layers": 5,
+        "num_attention_heads": 64, "num_key_value_heads": None, "intermediate_size": None, "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5, "rope_theta": 5e5, "rope_scaling": None, "vocab_size": 128256, "hidden_act": "silu",
+        "block_configs": [
+            {"attention": attention, "ffn": network}, {"attention": nothing, "ffn": {"ffn_mult": 1.3125}},
+            {"attention": matrix, "ffn": {"ffn_mult": 0.5}}, {"attention": nothing, "ffn": {"ffn_mult": None, "no_op": True}},
+            {"attention": attention | {"n_heads_in_group": 64}, "ffn": {"ffn_mult": None}},
+        ],
+    }  # fmt: skip
+
+    def read(**fields: object) -> Deci:
+        family = open_family(ConfigMetadata(Path("config.json"), config | fields, {}))
+        assert isinstance(family, Deci)
+        assert account_for_keys(family, ()) == []
+        return family
+
+    family = read()
+    assert (family.heads, family.kv_heads, family.head_size) == ((64, 0, 64, 0, 64), (8, 0, 0, 0, 1), 128)
+    assert family.ffn == (28672, 7168, 2816, 0, 0)
+    of_7b = read(block_configs=None, num_key_value_heads_per_layer=[4, 4, 2, 1, 4], intermediate_size=14336)
+    assert (of_7b.heads, of_7b.kv_heads, of_7b.ffn) == ((64,) * 5, (4, 4, 2, 1, 4), (14336,) * 5)
+    for part, value, words in (
+        ("attention", {"n_heads_in_group": 7}, "n_heads_in_group is 7, of 64 heads"),
+        ("attention", attention | {"window_length": 512}, "window_length of attention is 512"),
+        ("ffn", {"replace_with_linear": True}, "replace_with_linear of ffn is "),
+        ("ffn", {"ffn_mult": "5"}, "ffn_mult is '5', expected a positive number"),
+        ("ffn", None, "expected attention and ffn of each layer"),
+    ):
+        with pytest.raises((ModelError, UnsupportedModelError), match=words):
+            read(block_configs=[{"attention": attention, "ffn": network, part: value}] * 5)
+    with pytest.raises(ModelError, match="block_configs are 5, but num_hidden_layers is 6"):
+        read(num_hidden_layers=6)
 
 
 @pytest.mark.contract("FILE-HF-3")

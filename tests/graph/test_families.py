@@ -19,6 +19,7 @@ from aprgraph.graph.model import load_model
 from aprgraph.graph.model_graph import build_graph
 from aprgraph.graph.outline import SMALL_NUMBERS, outline, small_outline
 from tests.support.changed_model import changed_model
+from tests.support.golden import GOLDEN
 
 Tiny = Callable[..., Path]
 
@@ -214,6 +215,7 @@ LAYER["bitnet"] = [
 ]  # fmt: skip
 LAYER["minicpm"] = LAYER["internlm2"] = LAYER["llama"]
 LAYER["bailingmoe2"] = LAYER["exaone-moe"] = LAYER["dots1"]
+LAYER["deci"] = [*DENSE, "post_ffn_residual"]
 LAYER["mimo2"] = [
     "attn_norm", "qkv_matmul", *ATTENTION, "post_attn_residual", "ffn_norm", EXPERTS[0], "moe_router_scores", *EXPERTS[1:],
     "post_ffn_residual",
@@ -241,7 +243,7 @@ FIRST_LAYER: dict[str, list[str]] = {
     "exaone-moe": DENSE_DOTS,
     "afmoe": [stage for stage in LAYER["afmoe"] if not stage.startswith("moe_")],
     "deepseek": LAYER["llama"],
-    "mimo2": LAYER["llama"],
+    **dict.fromkeys(("mimo2", "deci"), LAYER["llama"]),
     "gemma3n": [
         "altup_embedding",
         *(stage for one in LAYER["gemma3n"] for stage in (("ffn_gate_sparse", one) if one == "ffn_silu" else (one,))),
@@ -472,6 +474,17 @@ def test_layers_with_a_window_of_mimo2_have_sinks_and_v_is_scaled(tiny_model: Ti
     assert (graph["rope_angles"].attrs["base"], graph["rope_angles_sliding"].attrs["base"]) == (10000.0, 5000.0)
     assert graph["layer0.v_scaled"].attrs["factor"] == pytest.approx(0.707)
     assert "layer0.v_scaled" not in built(path, mimo2__attention__value_scale=1.0)
+
+
+def test_layers_of_deci_may_do_without_attention_or_a_network() -> None:
+    """Each gives `post_ffn_residual`: the sum of its only part, or what it is given."""
+    graph = built(GOLDEN / "families" / "deci-f32.gguf")
+    stages = [[node.stage for node in graph.staged() if node.layer == layer and node.stage != "embedding"] for layer in range(5)]
+    assert stages[0] == stages[4] == LAYER["llama"]
+    assert stages[1] == LAYER["deci"]
+    assert stages[2] == ["attn_norm", "attn_out", "post_attn_residual", *LAYER["deci"]]
+    assert stages[3] == ["post_ffn_residual"]
+    assert graph.operand_names("layer3.post_ffn_residual") == ("layer2.post_ffn_residual",)
 
 
 @pytest.mark.parametrize("family", ["exaone4", "exaone-moe"])

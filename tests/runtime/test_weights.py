@@ -121,6 +121,7 @@ def test_a_checkpoint_and_its_gguf_file(name: str, tmp_path: Path) -> None:
         "internlm2",
         "olmo-",
         "baichuan",
+        "deci",
         "deepseek2-lite",
         "deepseek3",
         "gemma4-f32-experts",

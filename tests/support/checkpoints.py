@@ -38,6 +38,7 @@ _PERMUTED = (
     "minicpm",
     "internlm2",
     "baichuan",
+    "deci",
 )
 #: Whose weights of norms are held less one.
 _AROUND_ZERO = ("gemma", "gemma2", "gemma3", "gemma-embedding", "nemotron")
@@ -196,7 +197,7 @@ class _Weights:
             return values[int(expert[1])]
         if self._architecture in _PERMUTED and re.search(r"[qk]_proj", own_name):
             heads = self._key("attention.head_count" if "q_proj" in own_name else "attention.head_count_kv")
-            heads = max(heads) if isinstance(heads, list) else heads
+            heads = heads[int(own_name.split(".")[2])] if isinstance(heads, list) else heads
             return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2)
         if ".query_key_value." in own_name and self._architecture == "gptneox":
             return values.reshape(3, self._key("attention.head_count"), -1, *values.shape[1:]).swapaxes(0, 1)

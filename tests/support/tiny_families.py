@@ -80,6 +80,7 @@ _OTHERWISE: Mapping[str, TinyFamily] = {
     "chatglm": TinyFamily(optional=_QKV_BIASES, rope_dims=True, turned=0.5),
     "minimax-m2": TinyFamily(wide_heads=True, rope_dims=True, turned=0.5, rope_base=5e6),
     "bitnet": TinyFamily(tied=True, rope_base=500000.0),
+    "deci": TinyFamily(rope_dims=True, rope_base=500000.0),
     "mimo2": TinyFamily(
         wide_heads=True, rope_dims=True, turned=0.5,
         numbers={"leading_dense_block_count": 1, "attention.value_scale": 0.707, "rope.freq_base_swa": 5000.0},

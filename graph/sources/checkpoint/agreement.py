@@ -69,7 +69,9 @@ _NETWORKS_NEVER = _Biases(_ALL_NETWORKS, None, False)
 _LATENT_BY_FIELD, _FROM_LATENT_NEVER = _Biases(_LATENT, "attention_bias", False), _Biases(_FROM_LATENT, None, False)
 _CONVOLUTION = _Biases(re.compile(r"blk\.\d+\.shortconv\.(in_proj|conv|out_proj)\.bias"), "conv_bias", False)
 _BIASES: Mapping[str, tuple[_Biases, ...]] = {
-    **dict.fromkeys(("llama", "exaone", "granite", "smollm3", "arcee", "nemotron", "modernbert"), (_BY_FIELD, _NETWORK_BY_FIELD)),
+    **dict.fromkeys(
+        ("llama", "exaone", "granite", "smollm3", "arcee", "nemotron", "modernbert", "nemotron-nas"), (_BY_FIELD, _NETWORK_BY_FIELD)
+    ),
     "llama4_text": (_BY_FIELD, _NETWORK_NEVER),
     **dict.fromkeys(
         (

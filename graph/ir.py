@@ -68,16 +68,16 @@ class Node:
             raise GraphError(f"%{self.name}: {self.op} needs the attribute {name}")
         return self.attrs[name]
 
-    def attr_int(self, name: str) -> int:
-        """The integer attribute ``name``."""
-        value = self._attr(name)
+    def attr_int(self, name: str, default: int | None = None) -> int:
+        """The integer attribute ``name``, or ``default`` where the node has none. Raises GraphError."""
+        value = self._attr(name) if default is None else self.attrs.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int):
             raise GraphError(f"%{self.name}: attribute {name} is {shown(value)}, expected a whole number")
         return value
 
-    def attr_float(self, name: str) -> float:
-        """The number attribute ``name``."""
-        value = self._attr(name)
+    def attr_float(self, name: str, default: float | None = None) -> float:
+        """The number attribute ``name``, or ``default`` where the node has none. Raises GraphError."""
+        value = self._attr(name) if default is None else self.attrs.get(name, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise GraphError(f"%{self.name}: attribute {name} is {shown(value)}, expected a number")
         return float(value)

@@ -40,7 +40,7 @@ def judge(
     by_weights |= _behind(dependencies, by_weights)
     verdicts = {}
     for row in report.rows:
-        verdict = _verdict(row, a, b, row.key in behind, row.key in behind_unknown, row.key in grounded)
+        verdict = _verdict(row, a, b, behind=row.key in behind, behind_unknown=row.key in behind_unknown, grounded=row.key in grounded)
         if verdict is Verdict.ADDS_UP and row.key in other_graph:
             verdict = Verdict.OTHER_GRAPH
         elif verdict is Verdict.ADDS_UP and row.key in by_weights:
@@ -56,7 +56,10 @@ def _region(audit: Audit, key: Place) -> tuple[str, ...]:
     return audit.by_key[key].region if key in audit.by_key else ()
 
 
-def _verdict(row: DiffRow, a: Audit, b: Audit, behind: bool, behind_unknown: bool, grounded: bool) -> Verdict:
+def _verdict(row: DiffRow, a: Audit, b: Audit, *, behind: bool, behind_unknown: bool, grounded: bool) -> Verdict:
+    """The verdict on one tensor: ``behind`` something wrong, or something of which not both sides are known to be right, and whether
+    what it is computed from is known to agree (``grounded``).
+    """
     key, classification = row.key, row.classification
     states = [audit.by_key[key].state if key in audit.by_key else LocalState.UNKNOWN for audit in (a, b)]
     wrong_a, wrong_b = (state is LocalState.WRONG for state in states)

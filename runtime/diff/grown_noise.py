@@ -132,7 +132,7 @@ class GrownNoise:
         node = None if graph is None or name not in graph else graph[name]
         if node is None:
             return [(False, 1), (True, 1)]
-        return [(node.op == "layer_norm", int(node.attrs.get("groups", 1)))]  # type: ignore[arg-type]
+        return [(node.op == "layer_norm", node.attr_int("groups", 1))]
 
     def _note(self, grown: Sequence[Place], measured: Mapping[Place, Measured]) -> Caveat:
         largest = max(grown, key=lambda key: measured[key].nmse or 0.0)

@@ -82,7 +82,7 @@ def zero_columns(site: Site) -> Iterator[Alternative]:
 def other_columns(site: Site) -> Iterator[Alternative]:
     """Other columns are taken: of what lies beside, of parts in another order, as many further on, the first or last of a head."""
     start, stop = site.node.attr_int("start"), site.node.attr_int("stop")
-    width, size = stop - start, site.operands[0].shape[1] // int(site.node.attrs.get("heads", 1))  # type: ignore[arg-type]
+    width, size = stop - start, site.operands[0].shape[1] // site.node.attr_int("heads", 1)
     beside = [node for node in site.around.graph.users(site.operand_names[0]) if node.op == site.node.op]
     parts = {start: f"part {start // width}" for start in range(0, size, width)} if size // width <= _PARTS and size % width == 0 else {}
     starts = {

@@ -128,7 +128,7 @@ def _unrotated(site: Site) -> Iterator[tuple[str, Array]]:
     for _ in range(_MOST_BEHIND):
         if not is_computed(node) or not traits_of(node).is_rowwise:
             return
-        start = int(node.attrs.get("start", 0))  # type: ignore[arg-type]
+        start = node.attr_int("start", 0)
         source = graph[graph.operand_names(node.name)[0]]
         value = site.around.value(source.name)
         value = _made(site, source) if value is None else value

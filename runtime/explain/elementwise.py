@@ -75,7 +75,7 @@ def other_numbers(site: Site) -> Iterator[Alternative]:
 def plain_product(site: Site) -> Iterator[Alternative]:
     """The 1 is not added to up, the product is a plain gated one, or the gate is cut off on both sides, or up on one."""
     gate, up = site.label(0), site.label(1)
-    limit, alpha = (float(site.node.attrs[name]) for name in ("limit", "alpha"))  # type: ignore[arg-type]
+    limit, alpha = (site.node.attr_float(name) for name in ("limit", "alpha"))
 
     def activated(x: Array, factor: float) -> Array:
         return np.asarray(x / (1 + np.exp(-factor * x)))
@@ -161,7 +161,7 @@ def _sum(operands: Sequence[Array]) -> Array:
 def other_factor(site: Site) -> Iterator[Alternative]:
     """The factor is left out, turned over, or rounded to bfloat16."""
     name = "factor" if "factor" in site.node.attrs else "scale"
-    own = float(site.node.attrs.get(name, 1.0))  # type: ignore[arg-type]
+    own = site.node.attr_float(name, 1.0)
     if own == 1.0:
         return
     for value, words in (
@@ -179,14 +179,14 @@ def other_factor(site: Site) -> Iterator[Alternative]:
 @explains("clamp")
 def other_bound(site: Site) -> Iterator[Alternative]:
     """No bound."""
-    yield Alternative("bound", f"{site.called} is not cut off at {float(site.node.attrs['bound']):g}", goes_on(0))  # type: ignore[arg-type]
+    yield Alternative("bound", f"{site.called} is not cut off at {site.node.attr_float('bound'):g}", goes_on(0))
 
 
 @explains("soft_cap")
 def other_cap(site: Site) -> Iterator[Alternative]:
     """No cap, or one on the way there alone, back alone, as a plain limit, or twice."""
     yield Alternative("cap", f"{site.called} is not capped", goes_on(0))
-    yield from caps(site, lambda operands: np.asarray(operands[0]), float(site.node.attrs["cap"]))  # type: ignore[arg-type]
+    yield from caps(site, lambda operands: np.asarray(operands[0]), site.node.attr_float("cap"))
 
 
 def caps(site: Site, before: Compute, cap: float) -> Iterator[Alternative]:

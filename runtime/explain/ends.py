@@ -49,7 +49,7 @@ def other_temperature(site: Site) -> Iterator[Alternative]:
     for shift in (1, -1):
         words = f"the temperature of queries counts positions from {shift}"
         yield Alternative("temperature", words, with_operand(site, 0, partial(np.add, shift)))
-    offset = int(site.node.attrs.get("offset", 0))  # type: ignore[arg-type]
+    offset = site.node.attr_int("offset", 0)
     if offset:
         yield Alternative(
             "temperature", f"the temperature of queries counts positions from 0, and not from {offset}", with_attrs(site, offset=0)

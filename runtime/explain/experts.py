@@ -74,7 +74,7 @@ def mixed(site: Site) -> Iterator[Alternative]:
     for normalise, more in ((True, "divided"), (False, "not divided")):
         words = f"the weights of the chosen experts are shares of a softmax over all, {more} by their sum"
         yield Alternative("router-gating", words, partial(_shares, normalise))
-    tolerance = float(site.node.attrs["tolerance"])  # type: ignore[arg-type]
+    tolerance = site.node.attr_float("tolerance")
     for factor, words in ((0.5, "half as far"), (2.0, "twice as far")):
         what = f"experts {words} below the best as they should have a share of its weight"
         yield Alternative("router-distance", what, with_attrs(site, tolerance=factor * tolerance))
@@ -127,7 +127,7 @@ def _normalised_otherwise(site: Site) -> Iterator[Alternative]:
     if site.recorded is None:
         return
     count = site.operands[1].shape[1]
-    scale = float(site.node.attrs.get("scale", 1.0))  # type: ignore[arg-type]
+    scale = site.node.attr_float("scale", 1.0)
 
     def of_shares(change: Callable[[Array], Array]) -> Compute:
         return lambda operands: scale * change(site.compute(operands, normalise=False, scale=1.0))
@@ -161,7 +161,7 @@ def _of_other_scores(site: Site) -> Iterator[Alternative]:
     value = _scores(site, graph[scores[0]])
     if value is None:
         return
-    scale = float(site.node.attrs.get("scale", 1.0))  # type: ignore[arg-type]
+    scale = site.node.attr_float("scale", 1.0)
     taken = np.take_along_axis(value, ids.astype(np.int64), axis=-1)
     for normalise in (bool(site.node.attrs["normalise"]), not site.node.attrs["normalise"]):
         shares = taken / taken.sum(axis=-1, keepdims=True) if normalise else taken

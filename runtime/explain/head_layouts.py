@@ -103,7 +103,7 @@ def split(site: Site) -> Iterator[Alternative]:
         return
     heads, letter, what = found
     together = _together(site)
-    start, width = int(site.node.attrs.get("start", 0)), site.operands[0].shape[1]  # type: ignore[arg-type]
+    start, width = site.node.attr_int("start", 0), site.operands[0].shape[1]
     if site.node.op == "rope":
         width = heads * site.node.attr_int("head_size")
     shape = (len(site.operands[0]), heads, width // heads)
@@ -184,7 +184,7 @@ def _turned_in_between(site: Site, slip: Slip, heads: int, change: Callable[[Arr
 def fused(site: Site) -> Iterator[Alternative]:
     """q, k and v are taken as if they lay side by side, where they lie KV group by KV group, or the reverse."""
     graph, scores = site.around.graph, scores_by_layer(site.around.graph).get(site.node.layer)
-    if scores is None or site.within is not None or int(site.node.attrs.get("heads", 1)) < 1:  # type: ignore[arg-type]
+    if scores is None or site.within is not None or site.node.attr_int("heads", 1) < 1:
         return
     heads, kv_heads = scores.attr_int("heads"), scores.attr_int("kv_heads")
     columns = graph.operands(scores.name)[0].type.dims[1]

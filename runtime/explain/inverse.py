@@ -27,7 +27,7 @@ def _over_the_other(_node: Node, operands: Sequence[Array], index: int, off: Arr
 
 
 def _columns(node: Node, operands: Sequence[Array], _index: int, off: Array) -> Array:
-    heads = int(node.attrs.get("heads", 1))  # type: ignore[arg-type]
+    heads = node.attr_int("heads", 1)
     whole = np.zeros((len(off), heads, operands[0].shape[1] // heads))
     whole[:, :, node.attr_int("start") : node.attr_int("stop")] = off.reshape(len(off), heads, -1)
     return whole.reshape(operands[0].shape)

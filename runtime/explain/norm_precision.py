@@ -60,7 +60,7 @@ def _norm(site: Site, rounded: _Rounded, steps: frozenset[str], operands: Sequen
         return rounded(value) if step in steps else value
 
     x, *weights = operands
-    groups = int(site.node.attrs.get("groups", 1))  # type: ignore[arg-type]
+    groups = site.node.attr_int("groups", 1)
     with np.errstate(all="ignore"):
         value = kept("input", x).reshape(len(x), groups, -1)
         if site.node.op == "layer_norm":

@@ -139,7 +139,7 @@ def _normed(x: Array, groups: int, eps: float, *, take_off: bool) -> Array:
 
 
 def _other_mean(site: Site, *, take_off: bool) -> Compute:
-    groups, eps = int(site.node.attrs.get("groups", 1)), site.node.attr_float("eps")  # type: ignore[arg-type]
+    groups, eps = site.node.attr_int("groups", 1), site.node.attr_float("eps")
 
     def compute(operands: Sequence[Array]) -> Array:
         x, *weights = operands

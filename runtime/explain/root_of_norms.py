@@ -55,7 +55,7 @@ def variance_of_a_sample(site: Site) -> Iterator[Alternative]:
 
 
 def _grouped(site: Site, x: Array) -> Array:
-    grouped = x.reshape(len(x), int(site.node.attrs.get("groups", 1)), -1)  # type: ignore[arg-type]
+    grouped = x.reshape(len(x), site.node.attr_int("groups", 1), -1)
     return grouped - grouped.mean(axis=-1, keepdims=True) if site.node.op == "layer_norm" else grouped
 
 

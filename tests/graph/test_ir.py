@@ -163,6 +163,7 @@ def test_stages_and_ops_are_found_in_execution_order_without_taps() -> None:
 def test_typed_attributes(value: object, getter: str, expected: str) -> None:
     item = node("x", attrs={"a": value, "i": 3, "f": 0.5, "s": "t"})
     assert (item.attr_int("i"), item.attr_float("i"), item.attr_float("f"), item.attr_str("s")) == (3, 3.0, 0.5, "t")
+    assert (item.attr_int("i", 7), item.attr_int("other", 7), item.attr_float("other", 0.0)) == (3, 7, 0.0)
     with pytest.raises(GraphError, match=f"%x: attribute a is {value!r}, expected {expected}"):
         getattr(item, getter)("a")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aprgraph.cli.graph_passes import check_print, choose_passes, run_chosen
 from aprgraph.cli.graph_source import open_graph
 from aprgraph.cli.options import Families, Force, Ignore, Map, Override
 from aprgraph.cli.terminal import echo_data
@@ -16,12 +16,9 @@ from aprgraph.cli.verbosity import Quiet, Verbose
 from aprgraph.cli.write_errors import written_by
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
     from aprgraph.graph.export.view import View
     from aprgraph.graph.ir import Graph
     from aprgraph.graph.model import Model
-    from aprgraph.graph.passes import Pass
     from aprgraph.runtime.comparison import Comparison
     from aprgraph.runtime.diff.sources import Source
 
@@ -141,17 +138,17 @@ def graph(
         _check_place(node_data, inputs, "--node-data", force=force)
     _check_together(chosen, beside, node_data, diff)
     opened_stages = None if source is None else lambda: stages_in(open_graph(source, override_kv, ignore))
-    chosen_passes = _choose_passes(passes, taps, layers, opened_stages)
+    chosen_passes = choose_passes(passes, taps, layers, opened_stages)
     shown = parse_layers(layers) if layers is not None else None
     if print_ir_after is not None:
-        _check_print(print_ir_after, [one.name for one in chosen_passes])
+        check_print(print_ir_after, [one.name for one in chosen_passes])
     sides = _sides(diff, names or [])
     truth = _truth(sides, (model, model_a, model_b), override_kv, ignore)
     # A trace has its graph; what is overridden then is the model that judges it.
     options = (None, None) if source is not None and source.is_dir() and truth is not None else (override_kv, ignore)
     opened = _graph_of_diff(sides, truth) if source is None else open_graph(source, *options)
     if chosen_passes:
-        opened = _run_passes(opened, chosen_passes, print_ir_after)
+        opened = run_chosen(opened, chosen_passes, print_ir_after)
     if chosen == "text" and chosen_passes:
         shown = None  # the text after passes is a whole graph, which parses back
     report = None if sides is None else _compare(*sides, truth)
@@ -288,50 +285,3 @@ def _choose_format(output_format: str | None, output: Path | None) -> str:
         known = ", ".join(FORMAT_BY_SUFFIX)
         raise AprgraphError(f"-o {output}: its ending names no format; end it in one of {known}, or give --format ({', '.join(EXPORTERS)})")
     return FORMAT_BY_SUFFIX[output.suffix.lower()]
-
-
-def _choose_passes(
-    passes: str | None, taps: str | None, layers: str | None, stages: Callable[[], Collection[str]] | None = None
-) -> list[Pass]:
-    """The passes to run; those that name no taps or layers get those of --taps and --layers. Raises GraphError or PlanError.
-
-    ``stages`` gives those of the model, for a message.
-    """
-    from aprgraph.graph.errors import PlanError  # noqa: PLC0415
-    from aprgraph.graph.passes import InsertTaps, make_passes, split_passes  # noqa: PLC0415
-    from aprgraph.graph.tap_plan import parse_plan  # noqa: PLC0415
-
-    plan = parse_plan(taps or "all", layers or "0..1", stages)
-    if passes is None:
-        return [] if taps is None else [InsertTaps(plan)]
-    if taps is not None:
-        inserting = [options for name, options in split_passes(passes) if name == InsertTaps.name]
-        if not inserting:
-            raise PlanError(f"--taps {taps}: nothing inserts them; add insert-taps to --passes, or drop --passes")
-        if any("taps" in options for options in inserting):
-            raise PlanError(f"--taps {taps}: --passes names the taps of insert-taps already; drop one of the two")
-    return make_passes(passes, plan, stages)
-
-
-def _check_print(print_ir_after: str, names: list[str]) -> None:
-    from aprgraph.graph.errors import GraphError  # noqa: PLC0415
-
-    if print_ir_after != "all" and print_ir_after not in names:
-        running = ", ".join(names) or "none does; give --passes"
-        raise GraphError(f"--print-ir-after {print_ir_after!r}: expected 'all' or a pass that runs: {running}")
-
-
-def _run_passes(opened: Graph, chosen: list[Pass], print_ir_after: str | None) -> Graph:
-    from aprgraph.graph.errors import PlanError  # noqa: PLC0415
-    from aprgraph.graph.ops import taps_of  # noqa: PLC0415
-    from aprgraph.graph.passes import InsertTaps, run_passes  # noqa: PLC0415
-    from aprgraph.graph.text import print_graph  # noqa: PLC0415
-
-    if any(isinstance(one, InsertTaps) for one in chosen) and taps_of(opened):
-        raise PlanError("--taps: the graph of a trace has its taps already; give the model or the artifact instead")
-
-    def observe(name: str, after: Graph) -> None:
-        if print_ir_after in ("all", name):
-            print(f"// after {name}\n{print_graph(after)}", file=sys.stderr, end="")
-
-    return run_passes(opened, chosen, observe)

@@ -127,7 +127,7 @@ def other_operand(site: Site) -> Iterator[Alternative]:
         if not is_computed(own):
             continue
         for other in _near(site, own):
-            value = site.around.value(other.name)
+            value = site.value(other.name)
             if value is None:
                 continue
             operands = [value if i == index else operand for i, operand in enumerate(site.operands)]

@@ -121,8 +121,9 @@ def other_softmax(site: Site) -> Iterator[Alternative]:
     """The softmax goes over the heads, or is taken twice."""
     mask = mask_of(*lengths(site, site.operands), site.node.attrs)
     operands = _scores_before(site)
-    weights = site.recorded if site.node.op == "attn_softmax" else site.around.value(site.operand_names[0])
-    if not operands or weights is None or site.recorded is None:
+    weights = None if site.node.op == "attn_softmax" else site.around.value(site.operand_names[0])
+    is_softmax = site.node.op == "attn_softmax"
+    if not operands or (not is_softmax and (weights is None or site.recorded is None)):
         return
     ways = (
         ("softmax-heads", "the softmax goes over the heads, and not over the keys", _over_heads),
@@ -130,11 +131,13 @@ def other_softmax(site: Site) -> Iterator[Alternative]:
         ("softmax-twice", "the softmax is taken twice, the second time over masked keys too", _twice_over_all),
     )
     for name, words, way in ways:
-        if site.node.op == "attn_softmax":
+        if is_softmax:
             one = Alternative(name, words, partial(way, mask))
             if site.fits(one.compute(operands)):
                 yield one
-        elif way is _twice_over_all and _is_close(weights, way(mask, operands)):  # whose weights a mix has to take as they are
+        elif (
+            weights is not None and way is _twice_over_all and _is_close(weights, way(mask, operands))
+        ):  # whose weights a mix has to take as they are
             yield Alternative(name, words, under(site, np.ones_like))
 
 

@@ -130,15 +130,15 @@ def activation_elsewhere(site: Site) -> Iterator[Alternative]:
     graph = site.around.graph
     product = site.node if site.node.op == "mul" else next((node for node in graph.users(site.node.name) if node.op == "mul"), None)
     names = () if product is None else graph.operand_names(product.name)
-    if site.recorded is None or len(names) != 2 or graph[names[0]].op not in _ACTIVATIONS:
+    is_product = site.node.op == "mul"
+    if (site.recorded is None and not is_product) or len(names) != 2 or graph[names[0]].op not in _ACTIVATIONS:
         return
     source = graph.operand_names(names[0])[0]
-    gate, up = site.around.value(source), site.around.value(names[1])
+    gate, up = site.value(source), site.value(names[1])
     reference = OPS[graph[names[0]].op].reference
     if gate is None or up is None or gate.shape != up.shape or up.shape != site.due.shape or reference is None:
         return
     activated = reference([up], graph[names[0]].attrs)
-    is_product = site.node.op == "mul"
     of_up = f"the activation is that of {site.label_of(graph[names[1]])}, and {site.label_of(graph[source])} has none"
     ways = [(of_up, gate * activated if is_product else activated)]
     if is_product:

@@ -25,7 +25,7 @@ _ROUNDING = 1e-13
 #: So many tensors of one stage are searched; of the others only what explained those is tried.
 _SEARCHED = 2
 #: So many nodes between recorded tensors are looked at, from the wrong one on.
-MOST_NODES = 16
+MOST_NODES = 32
 #: Pairs of mistakes are tried of that many at most, and where all values together have no more elements.
 _MOST_PAIRS = 400
 _SMALL = 1 << 20
@@ -197,6 +197,8 @@ def _at_one_node(evidence: Evidence, offered: Sequence[Alternative]) -> Iterator
 
 
 def _both(one: Alternative, other: Alternative, compute: Compute) -> Alternative:
+    if one.words == other.words:  # made twice
+        return replace(one, compute=compute)
     return Alternative(f"{one.name} + {other.name}", f"{one.words}, and {other.words}", compute, max(one.rank, other.rank))
 
 
@@ -269,7 +271,8 @@ def _sites(evidence: Evidence, within: Array | None = None) -> Iterator[Site]:
     recorded = {} if evidence.recorded is None else {evidence.node.name: evidence.recorded}
     for node, _ in reversed(evidence.computed[-MOST_NODES:]):
         operands, held = _operands(evidence, node, values), recorded.get(node.name)
-        yield Site(node, operands, evidence.around, values[node.name], held, within if node.name == evidence.node.name else None)
+        inside = within if node.name == evidence.node.name else None
+        yield Site(node, operands, evidence.around, values[node.name], held, inside, values)
         if held is None or within is not None or not np.isfinite(held).all():
             continue
         for index, name in enumerate(part.operand_names(node.name)):

@@ -78,6 +78,8 @@ def _tried(site: Site, index: int, words: str, compute: Compute, weight: Array) 
     """A weight in place of another, where it explains some rows; where biases are in turn too, the two together do."""
     if not traits_of(site.node).is_matmul:
         yield Alternative(_NAME, words, compute, GENERAL, together=(words,))
+    elif site.recorded is None:
+        yield Alternative(_NAME, words, compute, together=(words,))
     elif any(product.index == index and product.fits(weight) for product in products_of(site)):
         yield Alternative(_NAME, words, compute)
     elif any(node.op == "expert_bias_add" for node in site.around.graph.users(site.node.name)):

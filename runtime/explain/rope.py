@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from aprgraph.graph.ops.rope import PAIRINGS
 from aprgraph.graph.words import listed, plural
 from aprgraph.runtime.explain.alternative import SOLVED, Alternative, Compute, explains, with_attrs, with_operand, with_value
 from aprgraph.runtime.explain.half_precision import FORMATS
-from aprgraph.runtime.explain.site import Site, compute
+from aprgraph.runtime.explain.site import Site, compute, slot_of
 
 #: Bases that files and engines take where none is said.
 _BASES = (10000.0, 500000.0, 1000000.0)
@@ -22,6 +22,13 @@ _SHIFTS = (1, -1, 2)
 #: Numbers that agree to this, relative to their size, are said to be the same.
 _SAME = 1e-3
 _NAMED = 4
+#: The stages that RoPE makes of the products of weights, by their slot.
+_TURNED = {"attn_q.weight": "q_post_rope", "attn_k.weight": "k_post_rope"}
+
+
+def _paired(dims: int) -> Mapping[str, str]:
+    """What RoPE pairs of the ``dims`` elements of a head that it turns, by pairing."""
+    return {"interleaved": "neighbours (2i, 2i + 1)", "halves": f"halves (i, i + {dims // 2})"}
 
 
 @explains("rope")
@@ -29,7 +36,7 @@ def pairs(site: Site) -> Iterator[Alternative]:
     """RoPE pairs other elements of a head."""
     size = site.node.attr_int("head_size")
     dims = site.operands[1].shape[1]
-    words = {"interleaved": "neighbours (2i, 2i + 1)", "halves": f"halves (i, i + {dims // 2})"}
+    words = _paired(dims)
     own = str(site.node.attrs["pairing"])
     for pairing in PAIRINGS:
         if pairing != own:
@@ -38,6 +45,29 @@ def pairs(site: Site) -> Iterator[Alternative]:
         yield Alternative(
             "rope-first-elements", f"RoPE turns the last {dims} of {size} elements of a head, in place of the first", _last_elements(site)
         )
+
+
+@explains("linear")
+def rows_in_other_order(site: Site) -> Iterator[Alternative]:
+    """The rows of q and k lie in the order of RoPE that pairs other elements: they were not permuted, or were and should not be."""
+    graph, columns, turned = site.around.graph, np.arange(site.due.shape[1]), []
+    start = 0
+    for _, name in site.weight_names():
+        stage = _TURNED.get(slot_of(graph[name]))
+        turned += [(node, start) for node in graph.with_op("rope") if (node.layer, node.stage) == (site.node.layer, stage)]
+        start += int(graph[name].type.dims[0])
+    if site.recorded is not None or not turned:
+        return
+    words = ""
+    for node, first in turned:
+        heads, size, own = node.attr_int("heads"), node.attr_int("head_size"), node.attr_str("pairing")
+        dims = int(graph.operands(node.name)[1].type.dims[1])
+        order = np.arange(size)
+        order[:dims] = np.arange(dims).reshape((2, dims // 2) if own == "halves" else (dims // 2, 2)).T.reshape(-1)
+        columns[first : first + heads * size] = first + (np.arange(heads)[:, None] * size + order).reshape(-1)
+        (other,) = (pairing for pairing in PAIRINGS if pairing != own)
+        words = f"the rows of q and k lie in the order of RoPE that pairs {_paired(dims)[other]}, and not {_paired(dims)[own]}"
+    yield Alternative("rope-rows", words, lambda operands: site.compute(operands)[:, columns])
 
 
 @explains("rope")

@@ -12,6 +12,8 @@ from aprgraph.graph.ir import Attr, Graph, Node, renamed
 from aprgraph.graph.model import Model
 from aprgraph.graph.ops import OPS, Array, is_weight
 
+#: What is computed of one value, and so is known where that is.
+_NORMS = ("rms_norm", "layer_norm")
 #: Decodes a weight of the model for the node that reads it, float64.
 ReadWeight = Callable[[Node, Node], Array]
 
@@ -50,7 +52,8 @@ class Site:
     """A ``node``, the values of its ``operands`` by a right computation, and what was ``recorded`` of it, all float64.
 
     ``recorded`` is None where the node was not, but lies before one that was. ``due`` is what the node should give. ``within`` are the
-    elements that a mistake is looked for in, bool of the shape of ``due``, where the others are right.
+    elements that a mistake is looked for in, bool of the shape of ``due``, where the others are right. ``right`` are the values of
+    nodes around it by a right computation, as far as there are such.
     """
 
     node: Node
@@ -59,6 +62,19 @@ class Site:
     due: Array
     recorded: Array | None = None
     within: Array | None = None
+    right: Mapping[str, Array] = field(default_factory=dict)
+
+    def value(self, name: str) -> Array | None:
+        """What a node that comes before this one gave: as it was recorded, else as it is right; None where neither is known."""
+        found = self.around.value(name)
+        if found is None:
+            found = self.right.get(name)
+        node = self.around.graph[name]
+        if found is None and node.op in _NORMS:
+            first, *weights = self.around.graph.operands(name)
+            read = self.around.value(first.name)
+            found = None if read is None else compute(node, [read, *(self.around.read(weight, node) for weight in weights)], self.around)
+        return found
 
     def compute(self, operands: Sequence[Array] | None = None, **attrs: Attr) -> Array:
         """What the node gives from other operands or with other attributes."""

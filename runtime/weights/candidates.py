@@ -10,7 +10,7 @@ from aprgraph.graph.words import counted, shape_text
 from aprgraph.runtime.weights.any_orders import columns_in_another_order, experts_in_another_order, rows_in_another_order
 from aprgraph.runtime.weights.block_scales import scaled_in_blocks
 from aprgraph.runtime.weights.fit import Fit
-from aprgraph.runtime.weights.row_orders import gate_and_up_orders, head_orders, latent_orders
+from aprgraph.runtime.weights.row_orders import gate_and_up_orders, head_orders, latent_orders, wrong_head_counts
 from aprgraph.runtime.weights.rows import ByteSwappedRows, OtherHalfRows, StackedRows, TransposedRows, rows_of
 from aprgraph.runtime.weights.shards import stacked_shards
 from aprgraph.runtime.weights.tensor_names import layer_and_slot
@@ -29,7 +29,7 @@ def candidates(pair: TensorPair) -> Iterator[tuple[Fit, bool]]:
         if pair.is_vector:
             yield from ((one, False) for one in _norm_offsets(pair))
         yield same_rows(pair), True
-        yield from ((one, True) for one in (*head_orders(pair), *latent_orders(pair)))
+        yield from ((one, True) for one in (*head_orders(pair), *latent_orders(pair), *wrong_head_counts(pair)))
         if not pair.is_part:
             yield from ((one, True) for one in gate_and_up_orders(pair))
         yield from ((one, True) for one in experts_in_another_order(pair))

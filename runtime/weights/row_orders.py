@@ -46,6 +46,35 @@ def head_orders(pair: TensorPair) -> Iterator[Fit]:
                     yield _permuted("head-rows", text, pair, whole, short if count in _own_heads(pair, size) else text)
 
 
+def wrong_head_counts(pair: TensorPair) -> Iterator[Fit]:
+    """Rows of q or k that one side has permuted for RoPE as if there were another number of heads, beside a side that has not erred.
+
+    Both are in one order but for that: of two files of one kind, or of two kinds when the one has been brought to the other's order.
+    """
+    files, rows = (pair.file_a, pair.file_b), pair.rows_a.count
+    size = head_size(files, pair.slot, rows) if pair.slot in _ROTATED else 0
+    if not size or size % 2:
+        return
+    counts = head_counts(files)
+    own, one = rows // size, np.arange(rows)
+    # One converter divided the query heads by the KV heads (ggml-org/llama.cpp#3364).
+    for wrong in dict.fromkeys([*counts, max(counts) // min(counts), 1]):
+        if wrong == own or rows % (2 * wrong):
+            continue
+        # By the row in neighbours, the one in halves.
+        right, other = (one.reshape(count, 2, -1).swapaxes(1, 2).reshape(-1) for count in (own, wrong))
+        sides: dict[tuple[int, ...], list[str]] = {}
+        for order in (np.argsort(other)[right], right[np.argsort(other)]):
+            sides.setdefault(tuple(order.tolist()), []).append("B")
+            sides.setdefault(tuple(np.argsort(order).tolist()), []).append("A")
+        for found, erred in sides.items():
+            side = erred[0] if len(set(erred)) == 1 else "one side"  # two exchanges undo each other
+            text = (
+                f"{side} has its rows permuted for RoPE as if of {counted(wrong, 'head')}, where there {'is' if own == 1 else 'are'} {own}"
+            )
+            yield _permuted("head-rows", text, pair, np.array(found))
+
+
 def latent_orders(pair: TensorPair) -> Iterator[Fit]:
     """The same of latent attention, where what RoPE turns is the end of each head of q, and of the one of k."""
     files, rows = (pair.file_a, pair.file_b), pair.rows_a.count

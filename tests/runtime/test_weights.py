@@ -176,6 +176,12 @@ def permuted_by_wrong_heads(t: Tensors) -> None:
     t["blk.0.attn_k.weight"] = to_halves(t["blk.0.attn_k.weight"], 4)
 
 
+def permuted_again_by_wrong_heads(t: Tensors) -> None:
+    """What the conversion of ggml-org/llama.cpp#3364 made of keys of two heads, beside what it should."""
+    halves = to_halves(t["blk.0.attn_k.weight"], 2)
+    t["blk.0.attn_k.weight"] = halves.reshape(4, 2, -1, halves.shape[1]).swapaxes(1, 2).reshape(halves.shape)
+
+
 def one_added(t: Tensors) -> None:
     for name in t:
         if name.endswith("norm.weight"):
@@ -270,6 +276,12 @@ _NORMS = ["output_norm.weight", *(f"blk.{layer}.{name}_norm.weight" for layer in
 CASES: dict[str, tuple[Change, str, list[str], str]] = {
     "permuted": (permuted, "head-rows", _Q_AND_K, "A pairs neighbours, B halves"),
     "heads": (permuted_by_wrong_heads, "head-rows", ["blk.0.attn_k.weight"], "4 heads"),
+    "other heads": (
+        permuted_again_by_wrong_heads,
+        "head-rows",
+        ["blk.0.attn_k.weight"],
+        "has its rows permuted for RoPE as if of 4 heads, where there are 2",
+    ),
     "norms": (one_added, "norm-plus-one", _NORMS, "B holds 1 + w where A holds w"),
     "swapped": (gate_and_up_swapped, "gate-and-up-swapped", ["blk.1.ffn_gate.weight", "blk.1.ffn_up.weight"], "gate and up are swapped"),
     "halves": (gate_and_up_cut_by_halves, "gate-and-up-interleaved", ["blk.0.ffn_gate.weight", "blk.0.ffn_up.weight"], "B took the halves"),

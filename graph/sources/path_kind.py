@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from aprgraph.graph.arguments import COMPILE, RUN
-from aprgraph.graph.errors import AprgraphError
 from aprgraph.graph.message import Message
 from aprgraph.graph.sources.checkpoint import is_checkpoint
 from aprgraph.graph.sources.file_kind import (
@@ -17,11 +16,10 @@ from aprgraph.graph.sources.file_kind import (
     OF_TRACES,
     kind_of_file,
     kind_of_folder,
-    kind_of_gguf,
     taken_by,
     what_is_in,
 )
-from aprgraph.graph.sources.gguf_file import GGUFFile
+from aprgraph.graph.sources.gguf_kind import kind_in_gguf
 from aprgraph.graph.sources.kind import FileKind
 from aprgraph.graph.sources.open import begins_a_model
 
@@ -51,16 +49,6 @@ def kind_of_path(path: Path) -> FileKind | None:
     else:
         kind = kind_of_file(path, head)
     return replace(kind, advice=taken_by(*_TAKEN_BY[kind.name])) if kind is not None and kind.name in _TAKEN_BY else kind
-
-
-def kind_in_gguf(path: Path) -> FileKind | None:
-    """What a GGUF file is that is no whole model, such as an importance matrix; None for what may be one, or cannot be read."""
-    try:
-        file = GGUFFile(path, [])
-    except AprgraphError:
-        return None
-    # Types that no weight has, as of token ids, are faults of single tensors.
-    return kind_of_gguf(file.metadata, {*file.tensors, *(fault.name for fault in file.faults or ())})
 
 
 def _head(path: Path) -> bytes | None:

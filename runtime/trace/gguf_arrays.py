@@ -12,7 +12,7 @@ import numpy as np
 from aprgraph.graph.errors import ModelFileError, TraceError
 from aprgraph.graph.sources.file_kind import ARRAYS_IN_GGUF
 from aprgraph.graph.sources.gguf_file import GGUFFile
-from aprgraph.graph.sources.path_kind import kind_in_gguf
+from aprgraph.graph.sources.gguf_kind import kind_in_gguf
 from aprgraph.graph.sources.source import TensorFault
 
 GGUF = ".gguf"

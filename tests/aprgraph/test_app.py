@@ -102,7 +102,7 @@ def test_the_list_of_commands_is_whole_in_80_columns(tmp_path: Path) -> None:
 _IMPORTED = """
 import contextlib, io, json, sys
 from aprgraph.cli import main
-heavy = ("tvm", "numpy", "networkx", "rich", "tokenizers", "gguf", "aprgraph.runtime.blame", "aprgraph.graph.model")
+heavy = ("tvm", "numpy", "networkx", "rich", "tokenizers", "gguf", "aprgraph.runtime.blame", "aprgraph.graph.model", "aprgraph.graph.families")
 for arguments in map(json.loads, sys.argv[1:]):
     sys.argv[1:], out, code = arguments, io.StringIO(), 0
     try:

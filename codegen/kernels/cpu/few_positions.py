@@ -41,8 +41,8 @@ def few_positions(emitter: Emitter, weight: Weight) -> tuple[int, ...]:
     """Numbers of rows of x that there is code for, which fewer rows run too. Of more than the last, decoding a row once is faster.
 
     Measured at 4096 rows of 14,336 elements, and at 1536 of 576. The code of a long block is long. Where elements are whole vectors soon, a
-    row of x more takes an eighth of the time of three, and there are registers for seven; code for each number would take half as long
-    again to compile.
+    row of x more takes an eighth of the time of three, and there are registers for seven. Code for a number is a tenth of a kernel's time
+    to compile: each has some only where fewer rows would take longer than decoding into the cache does.
     """
     fmt = weight.format
     if fmt.in_columns:
@@ -53,7 +53,7 @@ def few_positions(emitter: Emitter, weight: Weight) -> tuple[int, ...]:
         return (1,)
     if emitter.cpu.machine != X86_64 or not emitter.cpu.fma or not (has_tables(emitter, weight) or _has_bytes(fmt)):
         return (1, 2)
-    return (1, 3, 5, 7) if emitter.lanes == VALUES else (1, 2, 3, 5, 7)
+    return (1, 3, 7) if emitter.lanes == VALUES else (1, 2, 4, 7)
 
 
 def rows_together(fmt: BlockFormat, positions: int, tile: int) -> int:

@@ -237,8 +237,8 @@ class CompiledModel(Shown):
 
     def run(
         self,
-        taps: str = "all",
-        layers: str = "0..1",
+        taps: str | Sequence[str] = "all",
+        layers: str | int | range = "0..1",
         *,
         prompt: str | None = None,
         tokens: Sequence[int] | None = None,
@@ -246,7 +246,7 @@ class CompiledModel(Shown):
         threads: int | None = None,
         positions: str = "last",
         max_tokens: int = 0,
-        steps: str = "0..1",
+        steps: str | int | range = "0..1",
         prefill_chunk: int | None = None,
         arithmetic: str | None = None,
         fingerprint: str = "sampled",
@@ -255,7 +255,8 @@ class CompiledModel(Shown):
         on_entry: OnEntry | None = None,
         progress: bool | None = None,
     ) -> Trace:
-        """Run the model and record the tensors that ``taps``, ``layers`` and ``steps`` select (as on the command line).
+        """Run the model and record the tensors that ``taps``, ``layers`` and ``steps`` select (as on the command line;
+        stages also one by one, and numbers as such or as a range).
 
         ``tokens`` or ``prompt`` (default "What is 2+2?") is the input; ``directory`` defaults to
         ``default_trace_directory``. An earlier run's trace there is replaced whole; what else is there is written over

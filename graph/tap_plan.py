@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
@@ -85,13 +85,17 @@ class Plan:
         return APR if self.stages == APR_STAGES else ALL
 
 
-def parse_taps(text: str, stages: Callable[[], Collection[str]] | None = None) -> Plan:
+def parse_taps(taps: str | Iterable[str], stages: Callable[[], Collection[str]] | None = None) -> Plan:
     """Parse taps: a comma list of stage names and of patterns such as ``attn_*``, or ``all``, or ``apr`` for the stages that
-    `apr trace` saves; case and blanks around names do not matter.
+    `apr trace` saves; case and blanks around names do not matter. From Python, also several such texts.
 
     Returns the plan for the first layer. Raises PlanError for an empty or unknown name, and for a pattern that nothing matches,
     listing the valid ones: those of the model, where ``stages`` gives them.
     """
+    parts = [taps] if isinstance(taps, str) or not isinstance(taps, Iterable) else list(taps)
+    if not all(isinstance(part, str) for part in parts):
+        raise PlanError(TAPS.given(shown(taps)), f": expected stage names, or 'all'; {_valid([], _of_model(stages))}")
+    text = ",".join(parts)
     names = [name.strip().lower() for name in text.split(",")]
     if names in ([ALL], [APR]):
         return Plan(APR_STAGES if names == [APR] else tuple(stage.name for stage in STAGES), everything=True)
@@ -154,8 +158,8 @@ def _matching(pattern: str) -> set[str]:
     return {stage for name, stage in names.items() if fnmatchcase(name, pattern)}
 
 
-def parse_layers(text: str) -> range:
-    """Parse layers: ``START..END`` (END exclusive), ``START..`` to the last, one number, or ``all``.
+def parse_layers(text: str | int | range) -> range:
+    """Parse layers: ``START..END`` (END exclusive), ``START..`` to the last, one number, or ``all``. From Python, also a number or a range.
 
     Raises PlanError that says what was expected.
     """
@@ -172,8 +176,11 @@ def range_text(numbers: range) -> str:
     return f"{numbers.start}..{'' if numbers.stop == OPEN_END else numbers.stop}"
 
 
-def parse_range(text: str, argument: Argument, what: str, example: str) -> range:
+def parse_range(numbers: str | int | range, argument: Argument, what: str, example: str) -> range:
     """Parse a range in the forms of ``parse_layers``. Raises PlanError that names the ``argument`` and says what was expected."""
+    if isinstance(numbers, range) and numbers.step == 1:
+        numbers = f"{numbers.start}..{numbers.stop}"
+    text = str(numbers)
     if text.strip().lower() == ALL:
         return range(OPEN_END)
     match = _RANGE.fullmatch(text.strip())
@@ -194,12 +201,14 @@ def parse_range(text: str, argument: Argument, what: str, example: str) -> range
     return range(start, end)
 
 
-def parse_steps(text: str) -> range:
+def parse_steps(text: str | int | range) -> range:
     """Parse steps, in the forms of ``parse_layers``; step 0 is the prompt. Raises PlanError that says what was expected."""
     return parse_range(text, STEPS, "step", "such as 0..3 for the prompt and two generated tokens")
 
 
-def parse_plan(taps: str | None, layers: str = "0..1", stages: Callable[[], Collection[str]] | None = None) -> Plan:
+def parse_plan(
+    taps: str | Iterable[str] | None, layers: str | int | range = "0..1", stages: Callable[[], Collection[str]] | None = None
+) -> Plan:
     """Parse both options into a Plan; ``taps`` None means that nothing is saved. Raises PlanError.
 
     ``stages`` gives those of the model, for a message; it is called only then.

@@ -12,6 +12,7 @@ the recipes. torch and transformers are imported when a capture begins, and need
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,13 @@ __all__ = ["transformers"]
 
 
 def transformers(
-    model: Any, directory: str | Path, *, taps: str = "all", layers: str | None = None, positions: str = "last", force: bool = False
+    model: Any,
+    directory: str | Path,
+    *,
+    taps: str | Sequence[str] = "all",
+    layers: str | int | range | None = None,
+    positions: str = "last",
+    force: bool = False,
 ) -> Capture:
     """A context manager that records what ``model`` computes inside it into the trace ``directory``.
 

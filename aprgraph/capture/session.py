@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -42,7 +43,9 @@ _ROWS = 2
 class Capture:
     """See ``aprgraph.capture.transformers``. ``trace`` is the trace, from the end of the block on."""
 
-    def __init__(self, model: Any, directory: Path, taps: str, layers: str | None, positions: str, *, force: bool) -> None:
+    def __init__(
+        self, model: Any, directory: Path, taps: str | Sequence[str], layers: str | int | range | None, positions: str, *, force: bool
+    ) -> None:
         if positions not in ("last", "all"):
             raise PlanError(f"positions {positions!r}: expected 'last' or 'all'")
         self._captured = open_model(model)
@@ -52,7 +55,9 @@ class Capture:
         self._positions = positions
         self._taps = list(find_taps(self._captured, self._record, lambda: self._total, all_logits=positions == "all"))
         self._taps += [Tap((stage,), None, watch) for stage, watch in find_modules(self._captured.given, self._record_row)]
-        self._plan = parse_plan(taps, layers or f"0..{len(self._captured.layers)}", lambda: self._shown() | {*STAGES_OF_TEXT})
+        self._plan = parse_plan(
+            taps, f"0..{len(self._captured.layers)}" if layers is None else layers, lambda: self._shown() | {*STAGES_OF_TEXT}
+        )
         self._check_plan()
         head = [self._captured.head] if self._captured.head is not None else []
         self._arithmetic = ArithmeticWatch([self._captured.decoder, *head])

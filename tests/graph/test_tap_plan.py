@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
 from aprgraph.graph.errors import PlanError
 from aprgraph.graph.stages import STAGES
-from aprgraph.graph.tap_plan import OPEN_END, Plan, parse_layers, parse_plan, parse_taps
+from aprgraph.graph.tap_plan import OPEN_END, Plan, parse_layers, parse_plan, parse_steps, parse_taps
 
 NAMES = tuple(stage.name for stage in STAGES)
 
@@ -165,3 +166,23 @@ def test_an_open_end_is_that_of_the_model() -> None:
     assert parse_plan("lm_head", "7..").within(there, 3).selects("lm_head", None)
     with pytest.raises(PlanError, match=re.escape("layers='3..': the model has the layers 0 to 2; begin at one of them")):
         parse_plan("attn_norm", "3..").within(there, 3)
+
+
+def test_from_python_stages_come_one_by_one_and_numbers_as_they_are() -> None:
+    assert parse_plan(["attn_norm", " FFN_* "], 2) == parse_plan("attn_norm,ffn_*", "2..3")
+    assert parse_plan(("all",), range(1, 3)) == parse_plan("all", "1..3")
+    assert (parse_steps(0), parse_steps(range(4))) == (range(1), range(4))
+
+
+@pytest.mark.parametrize(("taps", "layers", "message"), [
+    ([], "0..1", r"taps='': empty stage name; expected a comma list of stage names, or 'all'; "),
+    ([3], "0..1", r"taps=\[3\]: expected stage names, or 'all'; "),
+    (3, "0..1", r"taps=3: expected stage names, or 'all'; "),
+    ("all", [0, 1], r"layers='\[0, 1\]': expected START..END with two whole numbers, "),
+    ("all", True, r"layers='True': expected START..END "),
+    ("all", range(0, 4, 2), r"layers='range\(0, 4, 2\)': expected START..END "),
+    ("all", range(0), r"layers='0..0': no layer in it; "),
+])  # fmt: skip
+def test_what_else_comes_from_python_is_an_error(taps: Any, layers: Any, message: str) -> None:
+    with pytest.raises(PlanError, match=message):
+        parse_plan(taps, layers)

@@ -45,8 +45,10 @@ _DROPPED = {
     **{31 + place: (f"Q4_0_{shape}", "Q4_0") for place, shape in enumerate(("4_4", "4_8", "8_8"))},
     **{36 + place: (f"IQ4_NL_{shape}", "IQ4_NL") for place, shape in enumerate(("4_4", "4_8", "8_8"))},
 }  # fmt: skip
-#: Types that Microsoft's bitnet.cpp, a fork, has under these numbers, in files of these architectures.
+#: Types that Microsoft's bitnet.cpp, a fork, has under these numbers, in files of these architectures. The last is now also ggml's MXFP4,
+#: which takes more bytes.
 _OF_BITNET_CPP = {36: "I2_S", 37: "I8_S", 38: "TL1", 39: "TL2"}
+_MXFP4 = 39
 _BITNET = "bitnet"
 
 
@@ -172,12 +174,8 @@ class GGUFFile:
 
     def _format(self, name: str, code: int) -> BlockFormat:
         fmt = format_of_ggml_type(code)
-        if code in _OF_BITNET_CPP and str(self.metadata.get("general.architecture", "")).startswith(_BITNET):
-            raise UnsupportedModelError(
-                f"{self.path}: tensor {name!r} has the block type {_OF_BITNET_CPP[code]} ({code}) of bitnet.cpp, whose layout depends on "
-                "the processor that it was packed for; give the checkpoint of Hugging Face with the packed weights, or a GGUF file of "
-                "llama.cpp's converter in F16, BF16, TQ1_0 or TQ2_0"
-            )
+        if fmt is None and code in _OF_BITNET_CPP and self._is_bitnet:
+            raise self._of_bitnet_cpp(name, code)
         if fmt is None and code in _DROPPED:
             dropped, usual = _DROPPED[code]
             raise UnsupportedModelError(
@@ -190,6 +188,17 @@ class GGUFFile:
                 f"{', '.join(BLOCK_FORMATS)}, and what the gguf package can dequantise; requantise the model to one of them"
             )
         return fmt
+
+    @property
+    def _is_bitnet(self) -> bool:
+        return str(self.metadata.get("general.architecture", "")).startswith(_BITNET)
+
+    def _of_bitnet_cpp(self, name: str, code: int) -> UnsupportedModelError:
+        return UnsupportedModelError(
+            f"{self.path}: tensor {name!r} has the block type {_OF_BITNET_CPP[code]} ({code}) of bitnet.cpp, whose layout depends on "
+            "the processor that it was packed for; give the checkpoint of Hugging Face with the packed weights, or a GGUF file of "
+            "llama.cpp's converter in F16, BF16, TQ1_0 or TQ2_0"
+        )
 
     def _tensor_bytes(self, name: str, dims: tuple[int, ...], fmt: BlockFormat) -> int:
         shape = shape_text(dims)
@@ -235,6 +244,8 @@ class GGUFFile:
                         f"file ({self.size} bytes); the file is truncated: copy or download it again"
                     )
                 if previous is not None and tensor.offset < previous.offset + previous.nbytes:
+                    if self._is_bitnet and previous.format == format_of_ggml_type(_MXFP4):
+                        raise self._of_bitnet_cpp(previous.name, _MXFP4)
                     raise ModelFileError(f"{self.path}: tensors {previous.name!r} and {tensor.name!r} overlap; the file is damaged")
                 previous = tensor
                 misplaced.remove(tensor.name)

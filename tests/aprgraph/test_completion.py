@@ -45,7 +45,7 @@ def in_bash(words: str, folder: Path) -> list[str]:
     [
         ("che", ["check"]),
         ("run --tap", ["--taps"]),
-        ("run --taps attn_s", ["attn_scores", "attn_softmax"]),
+        ("run --taps attn_s", [stage.name for stage in STAGES if stage.name.startswith("attn_s")]),
         ("run m.gguf --taps qkv_matmul,lm_head,final", ["qkv_matmul,lm_head,final_norm"]),
         ("run --taps = final", ["final_norm"]),
         ("run --layers a", ["all"]),

@@ -59,6 +59,13 @@ def i2_s_of_bitnet(file: RawGGUF) -> None:
     tensor("extra", 128, kind=36)(file)
 
 
+def tl2_of_bitnet(file: RawGGUF) -> None:
+    """Shorter than MXFP4, of which the number is too."""
+    file.set("general.architecture", STRING, "bitnet")
+    tensor(EMBEDDING, 4, 32, kind=39, offset=0)(file)
+    tensor("extra", 32, offset=32)(file)
+
+
 NAN, INF = float("nan"), float("inf")
 EMBEDDING, QUERY, DOWN = "token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_down.weight"
 
@@ -87,6 +94,7 @@ DAMAGE: dict[str, tuple[Change, type[AprgraphError], str]] = {
     "block type of rows for ARM": (tensor("extra", 32, kind=32), UnsupportedModelError, r"block type Q4_0_4_8 \(32\), .*in Q4_0"),
     "another of these": (tensor("extra", 32, kind=38), UnsupportedModelError, r"block type IQ4_NL_8_8 \(38\), .*in IQ4_NL"),
     "block type of bitnet.cpp": (i2_s_of_bitnet, UnsupportedModelError, r"block type I2_S \(36\) of bitnet\.cpp, whose layout"),
+    "one that is ggml's too": (tl2_of_bitnet, UnsupportedModelError, r"block type TL2 \(39\) of bitnet\.cpp"),
     "alignment 0": (key("general.alignment", U32, 0), ModelFileError, "general.alignment is 0, expected a power of two"),
     "alignment 1": (key("general.alignment", U32, 1), ModelFileError, "expected a power of two from 8"),
     "alignment 48": (key("general.alignment", U32, 48), ModelFileError, "expected a power of two"),

@@ -114,16 +114,20 @@ def statistics_of_all(
     span = np.asarray(_Memory(first, (int((firsts + lengths).max()),), "<f4"))
     rows = np.empty((len(firsts), STATISTICS_COLUMNS))
     kernel(*(from_dlpack(array) for array in (span, firsts, lengths, rows)))
-    low, high = np.minimum.reduceat(rows[:, 2], before), np.maximum.reduceat(rows[:, 3], before)
-    nan, inf, _, _, total, squares = np.add.reduceat(rows, before, axis=0).T.tolist()
-    counts = (map(int, nan), map(int, inf))
-    return list(map(statistics_from_sums, sizes.tolist(), *counts, low.tolist(), high.tolist(), total, squares))
+    found = []
+    for row, size, start, count in zip(rows[before].tolist(), sizes.tolist(), before.tolist(), chunks.tolist(), strict=True):
+        found.append(_from_row(size, row) if count == 1 else statistics_from_rows(size, rows[start : start + count]))
+    return found
 
 
 def statistics_from_rows(count: int, rows: npt.NDArray[np.float64]) -> Statistics:
     """The statistics of a tensor of ``count`` elements, from what the statistics kernel wrote [chunks, STATISTICS_COLUMNS]."""
-    nan, inf, low, high, total, squares = rows[0].tolist()
-    if len(rows) > 1:
-        nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
-        low, high = float(rows[:, 2].min()), float(rows[:, 3].max())
+    if len(rows) == 1:
+        return _from_row(count, rows[0].tolist())
+    nan, inf, _, _, total, squares = rows.sum(axis=0).tolist()
+    return _from_row(count, (nan, inf, float(rows[:, 2].min()), float(rows[:, 3].max()), total, squares))
+
+
+def _from_row(count: int, row: Sequence[float]) -> Statistics:
+    nan, inf, low, high, total, squares = row
     return statistics_from_sums(count, int(nan), int(inf), low, high, total, squares)

@@ -30,6 +30,8 @@ _WORDS = {
 }  # fmt: skip
 #: The heads of a row, by the letter of the row's width.
 _HEADS = {"H*D": "H", "K*D": "K", "(H+2K)*D": "H+2K"}
+#: What has the width of heads of v, which some families give fewer elements than those of q and k.
+_OF_V = frozenset(("qkv_matmul[v]", "qkv_bias[v]", "v_norm", "attention", "attn_gate", "attn_gated", "attn_sub_norm"))
 
 
 #: A letter, and the step or the layer in which it stands for one number.
@@ -70,7 +72,7 @@ class _Sizes:
 
     def _is_repeated(self, letter: str, sizes: set[int], key: Place) -> bool:
         """Whether KV heads of one of two ``sizes`` stand there once, and those of the other once for each query head."""
-        every = self.get("H*D", key)
+        every = self.get("H*D", key) or self._known.get(("H*D", None, key.layer))
         return letter == "K*D" and every is not None and max(sizes) == every.size and every.size % min(sizes) == 0
 
     def learn(self, letters: Sequence[str], shape: Shape, entry: TraceEntry) -> None:
@@ -84,7 +86,9 @@ def _scope(letter: str, key: Place) -> _Scope:
     """What a prefill attends to is itself."""
     if letter in ("n", "t"):
         return "n" if letter == "t" and key.step == 0 else letter, key.step, None
-    return letter, None, key.layer if letter in _HEADS else None
+    if letter not in _HEADS:
+        return letter, None, None
+    return f"{letter} of v" if key.stage in _OF_V else letter, None, key.layer
 
 
 def _is_one_of_several(letter: str, size: int) -> bool:
